@@ -45,6 +45,8 @@ type Outcome struct {
 	Next string
 	// Failure is set for OutcomeFailed and OutcomeSkipped.
 	Failure *Failure
+
+	flight *flight // the runner's own, while the item is in flight
 }
 
 // OutcomeKind is how an item left a segment.

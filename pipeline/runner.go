@@ -1,0 +1,496 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Runner takes the items of one campaign's segment from a Source through the segment's steps, joined by bounded
+// channels, and hands their outcomes to a Ledger.
+//
+// The fields are set before Run and not changed afterwards.
+type Runner struct {
+	// Steps are the segment's steps, in order. At least one.
+	Steps []Step
+	// Next is the segment that finished items cross to; "" if this is the last one.
+	Next   string
+	Source Source
+	Ledger Ledger
+	// Observer hears what happens, for progress and metrics. May be nil.
+	Observer Observer
+	// Log defaults to slog.Default().
+	Log *slog.Logger
+
+	// MaxInFlight bounds the items between the queue and the ledger. Defaults to the sum of the steps' concurrencies.
+	MaxInFlight int
+	// Heartbeat is how often the queue hears that the items in flight are still worked on. Defaults to 20 s; it MUST be
+	// well below the queue's acknowledgement wait.
+	Heartbeat time.Duration
+	// DrainTimeout bounds how long items that are past the point of no return are carried on after Run's context ends.
+	// Defaults to 60 s.
+	DrainTimeout time.Duration
+	// Retry is how transient errors are met. The zero value is DefaultRetry.
+	Retry Retry
+	// SettleBatch is how many outcomes are recorded at once at most. Defaults to 250.
+	SettleBatch int
+}
+
+// Observer hears what the runner does. Its methods are called concurrently and MUST return quickly.
+type Observer interface {
+	// StageDone: a stage took so long over an item, and ended with err (nil if done).
+	StageDone(ctx context.Context, stage string, it *Item, took time.Duration, err *Error)
+	// Retrying: a transient error will be met by another attempt after the delay.
+	Retrying(ctx context.Context, stage string, it *Item, err *Error, delay time.Duration)
+	// Settled: the outcome is recorded and the job acknowledged.
+	Settled(o Outcome)
+}
+
+// settlers is how many batches of outcomes are recorded at once: enough to keep the disk busy while a batch fills.
+// linger is how long a batch waits for company: one fsync for many items is worth far more than it costs in latency.
+const (
+	settlers = 2
+	linger   = 10 * time.Millisecond
+)
+
+// flight is one item between the queue and the ledger.
+type flight struct {
+	d         Delivery
+	ctx       context.Context // carries the item's span; ends with the runner's work
+	span      trace.Span
+	committed bool     // past a step that commits
+	events    []string // events completed so far
+}
+
+// run is the state of one call of Run.
+type run struct {
+	*Runner
+	log      *slog.Logger
+	work     context.Context // ends when nothing more may be done, after the drain
+	draining <-chan struct{} // closed when the drain begins
+	drain    func(error)     // begins it; the first error is Run's result
+
+	permits chan struct{}
+	settle  chan Outcome
+	inAir   sync.Map // *flight → struct{}, for heartbeats
+	flights atomic.Int64
+	failure atomic.Pointer[Error] // the first fatal error
+}
+
+// Run works until ctx ends or an error makes going on pointless. When ctx ends it drains: nothing more is taken from the
+// queue, items that no step has committed go back to it, the others are carried to the end of the segment for at most
+// DrainTimeout; then Run returns nil. It returns a fatal *Error if a stage raised one. It returns only after every
+// goroutine that it started has ended.
+func (r *Runner) Run(ctx context.Context) error {
+	if len(r.Steps) == 0 {
+		return errors.New("runner has no steps")
+	}
+	for _, s := range r.Steps {
+		if s.Concurrency < 1 {
+			return fmt.Errorf("step %s: concurrency %d, want at least 1", s, s.Concurrency)
+		}
+	}
+	maxInFlight := r.MaxInFlight
+	if maxInFlight == 0 {
+		for _, s := range r.Steps {
+			maxInFlight += s.Concurrency
+		}
+	}
+
+	pull, stopPull := context.WithCancel(ctx)
+	defer stopPull()
+	work, stopWork := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stopWork(nil)
+	x := &run{
+		Runner:   r,
+		log:      r.Log,
+		work:     work,
+		draining: pull.Done(),
+		permits:  make(chan struct{}, maxInFlight),
+		settle:   make(chan Outcome, cmp.Or(r.SettleBatch, 250)),
+	}
+	if x.log == nil {
+		x.log = slog.Default()
+	}
+	x.drain = func(err error) {
+		if e := Classify(err); e != nil {
+			x.failure.CompareAndSwap(nil, e)
+		}
+		stopPull()
+	}
+
+	// The clock of the drain starts when pulling stops, whatever the reason.
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		select {
+		case <-done:
+			return
+		case <-pull.Done():
+		}
+		t := time.NewTimer(cmp.Or(r.DrainTimeout, time.Minute))
+		defer t.Stop()
+		select {
+		case <-done:
+		case <-t.C:
+			stopWork(errors.New("drain timeout"))
+		}
+	})
+	wg.Go(func() { x.heartbeat(done) })
+
+	in := make(chan *flight, r.Steps[0].Concurrency)
+	var pullers sync.WaitGroup
+	pullers.Go(func() { x.pull(pull, in) })
+	head := in
+	for i := range r.Steps {
+		out := make(chan *flight)
+		if i+1 < len(r.Steps) {
+			out = make(chan *flight, r.Steps[i+1].Concurrency)
+		}
+		x.startStep(i, head, out)
+		head = out
+	}
+	var enders sync.WaitGroup
+	enders.Go(func() {
+		for f := range head { // the last step's output
+			x.finish(f)
+		}
+	})
+	settled := x.startSettlers()
+
+	pullers.Wait()
+	enders.Wait() // every step has ended, each after its predecessor
+	close(x.settle)
+	settled.Wait()
+	close(done)
+	wg.Wait()
+	if e := x.failure.Load(); e != nil {
+		return e
+	}
+	return nil
+}
+
+// pull moves items from the queue into the first step, as many as there are permits.
+func (x *run) pull(ctx context.Context, in chan<- *flight) {
+	defer close(in)
+	failures := 0
+	for {
+		// One permit is waited for; what else is free is taken along.
+		select {
+		case x.permits <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		n := 1
+		for n < x.Steps[0].Concurrency*2 {
+			select {
+			case x.permits <- struct{}{}:
+				n++
+				continue
+			default:
+			}
+			break
+		}
+		got, err := x.Source.Next(ctx, n)
+		for range n - len(got) {
+			<-x.permits
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				x.release(got)
+				return
+			}
+			// The queue's own outage: wait and ask again, for as long as it takes.
+			failures++
+			delay := x.Retry.withDefault().delay(failures)
+			x.log.Warn("cannot take items from the queue", "error", err, "next_try_in", delay)
+			if !sleep(ctx, delay) {
+				return
+			}
+			continue
+		}
+		failures = 0
+		for i, d := range got {
+			f := x.board(d)
+			select {
+			case in <- f:
+			case <-ctx.Done():
+				x.land(f, 0)
+				x.release(got[i+1:])
+				return
+			}
+		}
+	}
+}
+
+// release gives deliveries that never took off back to the queue.
+func (x *run) release(ds []Delivery) {
+	for _, d := range ds {
+		_ = d.Job.Release(0) // a lost release only delays the redelivery
+		<-x.permits
+	}
+}
+
+// board puts a delivery in flight and starts its span.
+func (x *run) board(d Delivery) *flight {
+	parent := x.work
+	if d.Context != nil {
+		parent = trace.ContextWithRemoteSpanContext(x.work, trace.SpanContextFromContext(d.Context))
+	}
+	ctx, span := tracer().Start(parent, "process "+x.Steps[0].String(), trace.WithSpanKind(trace.SpanKindConsumer),
+		trace.WithAttributes(
+			attribute.String("messaging.system", "nats"),
+			attribute.String("messaging.operation.name", "process"),
+			attribute.String("messaging.message.id", d.Item.ID),
+			attribute.String("hallmark.campaign", d.Item.Campaign),
+			attribute.String("hallmark.package", d.Item.Filename),
+			attribute.Int("hallmark.attempt", d.Attempt)))
+	d.Context = ctx
+	f := &flight{d: d, ctx: ctx, span: span}
+	x.flights.Add(1)
+	x.inAir.Store(f, struct{}{})
+	return f
+}
+
+// land gives an item back to the queue, to be handed out again after the delay.
+func (x *run) land(f *flight, delay time.Duration) {
+	if err := f.d.Job.Release(delay); err != nil {
+		x.log.DebugContext(f.ctx, "releasing an item", "item", f.d.Item.ID, "error", err)
+	}
+	f.span.SetAttributes(attribute.String("hallmark.outcome", "released"))
+	x.ended(f)
+}
+
+func (x *run) ended(f *flight) {
+	f.span.End()
+	x.inAir.Delete(f)
+	x.flights.Add(-1)
+	<-x.permits
+}
+
+// startStep starts the goroutines of step i. They end when in is closed and drained; then out is closed.
+func (x *run) startStep(i int, in <-chan *flight, out chan<- *flight) {
+	s := x.Steps[i]
+	var wg sync.WaitGroup
+	for range s.Concurrency {
+		wg.Go(func() {
+			for f := range in {
+				if x.isDraining() && !f.committed {
+					x.land(f, 0)
+					continue
+				}
+				if x.do(s, f) {
+					out <- f // always drained: by the next step or by Run
+				}
+			}
+		})
+	}
+	go func() { // ends with the step's goroutines; Run waits for it through out
+		wg.Wait()
+		close(out)
+	}()
+}
+
+// do runs one step on one item, with retries. It reports whether the item goes on; if not, it has been landed or its
+// outcome is on the way.
+func (x *run) do(s Step, f *flight) bool {
+	retry := x.Retry.withDefault()
+	for attempt := 1; ; attempt++ {
+		err := x.attempt(s, f)
+		if err == nil {
+			f.committed = f.committed || s.Commits
+			if s.Completes != "" {
+				f.events = append(f.events, s.Completes)
+			}
+			return true
+		}
+		switch err.Kind {
+		case KindSkip:
+			x.end(f, OutcomeSkipped, s, err)
+			return false
+		case KindPermanent:
+			x.end(f, OutcomeFailed, s, err)
+			return false
+		case KindFatal:
+			x.log.ErrorContext(f.ctx, "cannot go on", "stage", s.String(), "cause", err.Cause, "error", err.Err)
+			x.drain(err)
+			x.land(f, 0)
+			return false
+		}
+		delay := max(retry.delay(attempt), err.RetryAfter)
+		// An item that nothing binds to this worker gives its place to others after a few attempts. One that has left a
+		// log entry behind stays: starting over would leave a second one.
+		if attempt >= retry.Attempts && !f.committed {
+			x.land(f, retry.delay(attempt+f.d.Attempt))
+			return false
+		}
+		if x.Observer != nil {
+			x.Observer.Retrying(f.ctx, s.String(), f.d.Item, err, delay)
+		}
+		x.log.WarnContext(f.ctx, "trying again", "stage", s.String(), "package", f.d.Item.Filename, "cause", err.Cause,
+			"error", err.Err, "attempt", attempt, "next_try_in", delay)
+		stop := x.draining
+		if f.committed {
+			stop = nil // carry on until the work ends
+		}
+		t := time.NewTimer(delay)
+		select {
+		case <-t.C:
+			continue
+		case <-stop:
+		case <-x.work.Done():
+		}
+		t.Stop()
+		x.land(f, 0)
+		return false
+	}
+}
+
+// attempt runs the step once, in a span of its own, and turns a panic into a permanent error: it would come again.
+func (x *run) attempt(s Step, f *flight) (e *Error) {
+	ctx, span := tracer().Start(f.ctx, s.String(), trace.WithAttributes(attribute.String("hallmark.package", f.d.Item.Filename)))
+	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			x.log.ErrorContext(ctx, "a stage panicked", "stage", s.String(), "package", f.d.Item.Filename,
+				"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			e = &Error{Kind: KindPermanent, Cause: "internal.panic", Err: fmt.Errorf("stage %s panicked: %v", s, p),
+				Hint: "this is a defect in Hallmark: please report it with the log"}
+		}
+		if e != nil {
+			span.SetAttributes(attribute.String("error.type", e.Cause))
+			if e.Kind != KindSkip {
+				span.SetStatus(codes.Error, e.Cause)
+			}
+		}
+		span.End()
+		if x.Observer != nil {
+			x.Observer.StageDone(ctx, s.String(), f.d.Item, time.Since(start), e)
+		}
+	}()
+	return Classify(s.Run(ctx, f.d.Item))
+}
+
+// finish hands on an item that is through all steps.
+func (x *run) finish(f *flight) {
+	if x.Next != "" {
+		x.settle <- x.outcome(f, OutcomeCrossed)
+		return
+	}
+	x.settle <- x.outcome(f, OutcomePublished)
+}
+
+// end hands on an item that a step ended early.
+func (x *run) end(f *flight, kind OutcomeKind, s Step, err *Error) {
+	o := x.outcome(f, kind)
+	o.Failure = &Failure{Stage: s.String(), Cause: err.Cause, Message: err.Error(), Hint: err.Hint, Attempts: f.d.Attempt, At: time.Now().UTC()}
+	if sc := f.span.SpanContext(); sc.HasTraceID() {
+		o.Failure.TraceID = sc.TraceID().String()
+	}
+	x.settle <- o
+}
+
+func (x *run) outcome(f *flight, kind OutcomeKind) Outcome {
+	return Outcome{Delivery: f.d, Kind: kind, Events: f.events, Next: x.Next, flight: f}
+}
+
+// startSettlers starts what records outcomes in batches. They end when settle is closed.
+func (x *run) startSettlers() *sync.WaitGroup {
+	var wg sync.WaitGroup
+	size := cmp.Or(x.SettleBatch, 250)
+	for range settlers {
+		wg.Go(func() {
+			for first := range x.settle {
+				batch := append(make([]Outcome, 0, size), first)
+				full := time.NewTimer(linger)
+			fill:
+				for len(batch) < size {
+					select {
+					case o, ok := <-x.settle:
+						if !ok {
+							break fill
+						}
+						batch = append(batch, o)
+					case <-full.C:
+						break fill
+					}
+				}
+				full.Stop()
+				x.record(batch)
+			}
+		})
+	}
+	return &wg
+}
+
+func (x *run) record(batch []Outcome) {
+	err := x.Ledger.Settle(x.work, batch)
+	if err != nil {
+		// The ledger has released what it could not record; the effects are idempotent and the items come again.
+		x.log.Warn("cannot record outcomes; the items will be handed out again", "items", len(batch), "error", err)
+	}
+	for _, o := range batch {
+		f := o.flight
+		f.span.SetAttributes(attribute.String("hallmark.outcome", string(o.Kind)))
+		if o.Kind == OutcomeFailed {
+			f.span.SetStatus(codes.Error, o.Failure.Cause)
+		}
+		if err == nil && x.Observer != nil {
+			x.Observer.Settled(o)
+		}
+		x.ended(f)
+	}
+}
+
+// heartbeat tells the queue that the items in flight are being worked on.
+func (x *run) heartbeat(done <-chan struct{}) {
+	t := time.NewTicker(cmp.Or(x.Heartbeat, 20*time.Second))
+	defer t.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-t.C:
+		}
+		x.inAir.Range(func(k, _ any) bool {
+			if err := k.(*flight).d.Job.Extend(); err != nil {
+				x.log.Debug("extending an item", "error", err)
+			}
+			return true
+		})
+	}
+}
+
+func (x *run) isDraining() bool {
+	select {
+	case <-x.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+func tracer() trace.Tracer { return otel.Tracer("github.com/hallmark-attest/hallmark/pipeline") }
+
+// sleep waits for d and reports whether it did; false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
