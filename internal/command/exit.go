@@ -1,0 +1,60 @@
+package command
+
+import (
+	"context"
+	"errors"
+
+	"github.com/hallmark-attest/hallmark/internal/identity"
+	"github.com/hallmark-attest/hallmark/pipeline"
+)
+
+// Exit codes of every command.
+const (
+	ExitComplete    = 0   // all that was asked is done
+	ExitFailed      = 1   // it is not
+	ExitUsage       = 2   // wrong arguments or configuration; nothing was begun
+	ExitQuarantined = 3   // finished, with items set aside
+	ExitIdentity    = 4   // no identity, or one that is refused
+	ExitUpstream    = 5   // an upstream pushed back; safe to run again
+	ExitInterrupted = 130 // ctrl-C or SIGTERM; safe to run again
+)
+
+// Error is an error with all that a person at a terminal needs: what happened, to which item, and what to do about it.
+type Error struct {
+	Code int
+	Err  error
+	Item string // the package, campaign or file concerned; may be empty
+	Hint string // may be empty
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Usage says that arguments or configuration are wrong.
+func Usage(hint string, err error) error { return &Error{Code: ExitUsage, Err: err, Hint: hint} }
+
+// describe finds the exit code, the item and the hint of any error.
+func describe(err error) Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		d := *e
+		d.Err = err
+		return d
+	}
+	if errors.Is(err, identity.ErrNoIdentity) || errors.Is(err, identity.ErrExpired) {
+		return Error{Code: ExitIdentity, Err: err}
+	}
+	if e, ok := errors.AsType[*pipeline.Error](err); ok {
+		d := Error{Code: ExitFailed, Err: err, Hint: e.Hint}
+		switch {
+		case e.Kind == pipeline.KindTransient:
+			d.Code = ExitUpstream
+		case len(e.Cause) > 9 && e.Cause[:9] == "identity.":
+			d.Code = ExitIdentity
+		}
+		return d
+	}
+	if errors.Is(err, context.Canceled) {
+		return Error{Code: ExitInterrupted, Err: err}
+	}
+	return Error{Code: ExitFailed, Err: err}
+}
