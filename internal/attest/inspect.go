@@ -1,0 +1,49 @@
+package attest
+
+import (
+	"fmt"
+)
+
+// Inspect says what a bundle claims, without verifying any of it: the result's Verified is false, and nothing in it may
+// be relied on. It is for showing a bundle that does not verify, and for finding out which trust root it needs. It gives
+// neither a time of signing nor a trust root.
+//
+// A statement that is no publish attestation leaves its fields empty, with the reason in Warnings.
+func Inspect(bundle []byte) (r *Result, err error) {
+	defer func() { // as in Verify
+		if cause := recover(); cause != nil {
+			r, err = nil, refuse(CodeBundleMalformed, fmt.Errorf("reading the bundle panicked: %v", cause), "please report this, with the bundle")
+		}
+	}()
+	return inspect(bundle)
+}
+
+func inspect(bundle []byte) (*Result, error) {
+	e, err := parseBundle(bundle)
+	if err != nil {
+		return nil, err
+	}
+	r := new(Result)
+	if err := e.fill(r); err != nil {
+		return nil, err
+	}
+	c, err := parseStatement(e.statement)
+	if err != nil {
+		r.Warnings = append(r.Warnings, err.Error())
+	}
+	r.Subject, r.TargetChannel = c.Subject, c.TargetChannel
+
+	entries, err := e.bundle.TlogEntries()
+	if err != nil {
+		return nil, refuse(CodeBundleMalformed, fmt.Errorf("reading the bundle's log entries: %w", err), "")
+	}
+	for _, entry := range entries {
+		le, err := logEntry(entry)
+		if err != nil {
+			r.Warnings = append(r.Warnings, err.Error())
+			continue
+		}
+		r.Log = append(r.Log, le)
+	}
+	return r, nil
+}
