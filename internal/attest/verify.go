@@ -181,6 +181,9 @@ func (v *Verifier) diagnose(e *entity, failure error) *Error {
 		return refuse(CodeCertificateMalformed, err, "")
 	}
 	cert := content.Certificate()
+	if err, ok := errors.AsType[*Error](new(Result).setCertificate(cert)); ok {
+		return err
+	}
 	if slices.ContainsFunc(times, func(ts root.Timestamp) bool {
 		_, err := verify.VerifyLeafCertificate(ts.Time, cert, m)
 		return err != nil
