@@ -47,16 +47,6 @@ type Runner struct {
 	SettleBatch int
 }
 
-// Observer hears what the runner does. Its methods are called concurrently and MUST return quickly.
-type Observer interface {
-	// StageDone: a stage took so long over an item, and ended with err (nil if done).
-	StageDone(ctx context.Context, stage string, it *Item, took time.Duration, err *Error)
-	// Retrying: a transient error will be met by another attempt after the delay.
-	Retrying(ctx context.Context, stage string, it *Item, err *Error, delay time.Duration)
-	// Settled: the outcome is recorded and the job acknowledged.
-	Settled(o Outcome)
-}
-
 // settlers is how many batches of outcomes are recorded at once: enough to keep the disk busy while a batch fills.
 // linger is how long a batch waits for company: one fsync for many items is worth far more than it costs in latency.
 const (
@@ -88,6 +78,17 @@ type run struct {
 	failure atomic.Pointer[Error] // the first fatal error
 }
 
+// Flights is how many items are between the queue and the ledger at most.
+func (r *Runner) Flights() int {
+	n := r.MaxInFlight
+	if n == 0 {
+		for _, s := range r.Steps {
+			n += s.Concurrency
+		}
+	}
+	return n
+}
+
 // Run works until ctx ends or an error makes going on pointless. When ctx ends it drains: nothing more is taken from the
 // queue, items that no step has committed go back to it, the others are carried to the end of the segment for at most
 // DrainTimeout; then Run returns nil. It returns a fatal *Error if a stage raised one. It returns only after every
@@ -101,12 +102,7 @@ func (r *Runner) Run(ctx context.Context) error {
 			return fmt.Errorf("step %s: concurrency %d, want at least 1", s, s.Concurrency)
 		}
 	}
-	maxInFlight := r.MaxInFlight
-	if maxInFlight == 0 {
-		for _, s := range r.Steps {
-			maxInFlight += s.Concurrency
-		}
-	}
+	maxInFlight := r.Flights()
 
 	pull, stopPull := context.WithCancel(ctx)
 	defer stopPull()
