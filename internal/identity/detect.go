@@ -2,14 +2,13 @@ package identity
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
-
-	"golang.org/x/term"
 )
 
-// Options say where Detect may look. The zero value looks at the process's environment and terminal.
+// Options say where Detect may look. The zero value looks at the process's environment.
 type Options struct {
 	// Token is a token given explicitly, with a flag.
 	Token string
@@ -19,12 +18,13 @@ type Options struct {
 	Audience string
 	// Issuer and ClientID are the sign-in service of the interactive source. Default to the public-good Sigstore's.
 	Issuer, ClientID string
-	// NonInteractive forbids signing in with a browser.
-	NonInteractive bool
+	// Interactive says that a person is there who may be asked to sign in with a browser (stdin and stderr are terminals).
+	Interactive bool
+	// In and Out are where the person is. Default to os.Stdin and os.Stderr.
+	In  io.Reader
+	Out io.Writer
 	// Getenv defaults to os.Getenv.
 	Getenv func(string) string
-	// Terminal says whether a person is there. Defaults to whether stdin and stderr both are terminals.
-	Terminal func() bool
 	// Transport carries the requests to identity providers. Defaults to http.DefaultTransport.
 	Transport http.RoundTripper
 }
@@ -64,19 +64,16 @@ func Detect(o Options) (Source, error) {
 	default:
 		looked = append(looked, "not in a GitHub Actions job")
 	}
-	terminal := o.Terminal
-	if terminal == nil {
-		terminal = func() bool {
-			return term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd()))
+	if o.Interactive {
+		in, out := o.In, o.Out
+		if in == nil {
+			in = os.Stdin
 		}
+		if out == nil {
+			out = os.Stderr
+		}
+		return NewInteractive(o.Issuer, o.ClientID, in, out, o.Transport), nil
 	}
-	switch {
-	case o.NonInteractive:
-		looked = append(looked, "signing in with a browser was not wanted")
-	case !terminal():
-		looked = append(looked, "no terminal to sign in from")
-	default:
-		return NewInteractive(o.Issuer, o.ClientID, os.Stdin, os.Stderr, o.Transport), nil
-	}
+	looked = append(looked, "no terminal to sign in from")
 	return nil, fmt.Errorf("%w (%s); hint: %s", ErrNoIdentity, strings.Join(looked, "; "), hint)
 }

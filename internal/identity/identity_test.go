@@ -245,14 +245,13 @@ func TestDetect(t *testing.T) {
 		{name: "then a person", terminal: true, want: "sign-in at https://oauth2.sigstore.dev/auth"},
 		{name: "a person elsewhere", o: Options{Issuer: "https://dex.example"}, terminal: true, want: "sign-in at https://dex.example"},
 		{name: "nobody", lacks: []string{"no token or token file", "HALLMARK_ID_TOKEN", "SIGSTORE_ID_TOKEN", "not in a GitHub Actions job", "no terminal", "hint: in CI"}},
-		{name: "not wanted", o: Options{NonInteractive: true}, terminal: true, lacks: []string{"not wanted"}},
 		{name: "GitHub without the permission", env: map[string]string{"GITHUB_ACTIONS": "true"}, lacks: []string{`"id-token: write"`, githubURL}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			tt.o.Getenv = func(name string) string { return tt.env[name] }
-			tt.o.Terminal = func() bool { return tt.terminal }
+			tt.o.Interactive = tt.terminal
 			got, err := Detect(tt.o)
 			if tt.want != "" {
 				if err != nil || got.String() != tt.want {

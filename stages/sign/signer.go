@@ -1,0 +1,397 @@
+package sign
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/digitorus/timestamp"
+	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	sigstore "github.com/sigstore/sigstore-go/pkg/sign"
+	"github.com/sigstore/sigstore-go/pkg/verify"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/propagation"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/hallmark-attest/hallmark/internal/attest"
+	"github.com/hallmark-attest/hallmark/internal/identity"
+)
+
+const (
+	// fulcioTimeout, tsaTimeout and rekorTimeout bound one attempt. A Rekor v2 log answers after its next checkpoint,
+	// which takes up to 11 s when idle and more under load; its maintainers ask clients to allow for 20 s at least.
+	fulcioTimeout = 30 * time.Second
+	tsaTimeout    = 20 * time.Second
+	rekorTimeout  = 60 * time.Second
+
+	// signAttempts bounds how often one statement is signed anew.
+	signAttempts = 3
+	// clockPatience is the longest wait for a certificate to become valid by the timestamp authority's clock.
+	clockPatience = 5 * time.Second
+)
+
+var (
+	// ErrIdentityChanged says that the certificate authority certified another identity than before. A signer has one
+	// identity for life; nothing is signed with the other one.
+	ErrIdentityChanged = errors.New("the signing identity has changed")
+	// ErrUntrusted says that the trust root does not know the certificate authority that the signing config names.
+	ErrUntrusted = errors.New("the trusted root does not trust the signing config's certificate authority")
+	// ErrOutsideValidity says that signatures kept falling outside their certificate's life: the clocks of the certificate
+	// authority and of the timestamp authority disagree.
+	ErrOutsideValidity = errors.New("the signature's time is outside the certificate's life")
+)
+
+// Config is what a KeylessSigner is made of. Tokens and SigningConfig are required.
+type Config struct {
+	// TrustRoot, where it is given, must know the certificate authority: a certificate that it does not trust is refused
+	// before anything is signed and logged with it.
+	TrustRoot *attest.TrustRoot
+	// SigningConfig names the services.
+	SigningConfig *root.SigningConfig
+	// Tokens gives an identity token for each certificate.
+	Tokens identity.Source
+	// PerPackage asks for a new key and certificate for every signature. By default, one serves for its life.
+	PerPackage bool
+	// RekorVersion is 1 or 2 to force a log's version; 0 leaves it to the signing config (the highest that it names).
+	RekorVersion uint32
+	// Budget is acquired before every log entry, and before the certificate's age is looked at: a wait must not age the
+	// certificate. May be nil.
+	Budget interface {
+		Wait(ctx context.Context) error
+	}
+	// Transport carries all requests; each attempt has a span. Defaults to a clone of http.DefaultTransport that keeps
+	// enough connections for hundreds of concurrent signatures.
+	Transport http.RoundTripper
+}
+
+// Stats counts what a signer did.
+type Stats struct {
+	Certificates int64 // issued
+	LogEntries   int64 // written
+	Retries      int64 // requests repeated and statements signed anew
+}
+
+// KeylessSigner turns statements into bundles with the services of a Sigstore. It is safe for concurrent use, and meant to be used so: a Rekor v2 log takes
+// seconds for an entry, however many there are.
+type KeylessSigner struct {
+	config      Config
+	fulcio, tsa *upstream
+	certs       *certificates
+	spare       atomic.Pointer[certificate] // PerPackage: the one that Identity asked for, for the first signature
+	first       atomic.Pointer[certificate] // its identity is the signer's
+	endpoints   atomic.Pointer[endpoints]
+
+	issued, logged, retried atomic.Int64
+}
+
+// endpoints are the services of the moment, with clients for the logs, which are shared by all signatures.
+type endpoints struct {
+	*services
+	logs []*sigstore.Rekor
+}
+
+// NewSigner makes a signer. It makes no request. It fails if the signing config does not name what signing needs now.
+func NewSigner(c Config) (*KeylessSigner, error) {
+	if c.SigningConfig == nil || c.Tokens == nil {
+		return nil, errors.New("a signer needs a signing config and a source of identity tokens")
+	}
+	if c.Transport == nil {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.MaxIdleConns, t.MaxIdleConnsPerHost = 0, Concurrency // the default, 2, would reconnect all the time
+		c.Transport = t
+	}
+	s := &KeylessSigner{config: c}
+	s.fulcio = s.upstream(serviceFulcio, fulcioTimeout, http.StatusOK)
+	s.tsa = s.upstream(serviceTSA, tsaTimeout, http.StatusOK, http.StatusCreated)
+	s.tsa.check = func(answer []byte) error {
+		_, err := timestamp.ParseResponse(answer)
+		return err
+	}
+	s.certs = &certificates{issue: s.issue}
+	if _, err := s.selected(time.Now()); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *KeylessSigner) upstream(service string, timeout time.Duration, expected ...int) *upstream {
+	return &upstream{service: service, timeout: timeout, expected: expected, retries: &s.retried,
+		base: otelhttp.NewTransport(s.config.Transport,
+			otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return service + " " + r.Method }),
+			// The services are third parties: our trace ids are nothing to them.
+			otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator()))}
+}
+
+// selected gives the services to use now: the same until the validity of one of them ends.
+func (s *KeylessSigner) selected(now time.Time) (*endpoints, error) {
+	old := s.endpoints.Load()
+	if old != nil && old.validAt(now) {
+		return old, nil
+	}
+	chosen, err := selectServices(s.config.SigningConfig, s.config.RekorVersion, now)
+	if err != nil {
+		return nil, err
+	}
+	e := &endpoints{services: chosen}
+	expected := []int{http.StatusCreated}
+	if chosen.rekorVersion == 1 {
+		expected = append(expected, http.StatusOK, http.StatusConflict) // an entry fetched; an entry that is there
+	}
+	for _, url := range chosen.rekors {
+		client := &http.Client{Transport: s.upstream(serviceRekor, rekorTimeout, expected...)}
+		e.logs = append(e.logs, newRekor(url, chosen.rekorVersion, client))
+	}
+	if !s.endpoints.CompareAndSwap(old, e) {
+		return s.endpoints.Load(), nil
+	}
+	return e, nil
+}
+
+// RekorVersion is the major version of the logs that the signer writes to: 1 or 2.
+func (s *KeylessSigner) RekorVersion() int { return int(s.endpoints.Load().rekorVersion) }
+
+// Stats returns what the signer has done so far.
+func (s *KeylessSigner) Stats() Stats {
+	return Stats{Certificates: s.issued.Load(), LogEntries: s.logged.Load(), Retries: s.retried.Load()}
+}
+
+// Identity returns whom the certificate authority certifies the signer to be, asking it if it has not been asked yet. It
+// is what a campaign calls first, so that a missing identity and an authority that is out of reach are known before
+// anything else is done.
+func (s *KeylessSigner) Identity(ctx context.Context) (identity, issuer string, err error) {
+	c := s.first.Load()
+	if c == nil {
+		if s.config.PerPackage {
+			if c, err = s.issue(ctx); err == nil {
+				s.spare.Store(c)
+			}
+		} else {
+			c, err = s.certs.get(ctx)
+		}
+		if err != nil {
+			return "", "", err
+		}
+	}
+	return c.identity, c.issuer, nil
+}
+
+// Sign signs an in-toto statement, has the time witnessed and the signature logged, and returns the bundle: compact JSON
+// (media type attest.BundleMediaType) that survives encoding/json unchanged. It verifies nothing.
+//
+// Errors are *UpstreamError, those of package identity, ErrIdentityChanged, ErrOutsideValidity, ctx's, or the budget's.
+func (s *KeylessSigner) Sign(ctx context.Context, statement []byte) ([]byte, error) {
+	var err error
+	for attempt := range signAttempts {
+		if attempt > 0 {
+			s.retried.Add(1)
+		}
+		if s.config.Budget != nil {
+			if err := s.config.Budget.Wait(ctx); err != nil {
+				return nil, fmt.Errorf("waiting for the signing budget: %w", err)
+			}
+		}
+		var c *certificate
+		if c, err = s.certificate(ctx); err != nil {
+			return nil, err
+		}
+		var b *bundlepb.Bundle
+		if b, err = s.bundle(ctx, c, statement); err == nil {
+			return encode(b)
+		}
+		if outside, ok := errors.AsType[*outsideValidity](err); ok {
+			s.certs.discard(c)
+			if outside.early > 0 { // the authorities' clocks differ by a little
+				if err := pause(ctx, min(outside.early, clockPatience)); err != nil {
+					return nil, err
+				}
+			}
+			continue
+		}
+		// A v2 log that has the entry gives no proof of it: another signature makes another entry. (A v1 log's 409 never
+		// comes here; sigstore-go has fetched the entry.)
+		if e, ok := errors.AsType[*UpstreamError](err); ok && e.Service == serviceRekor && e.Status == http.StatusConflict {
+			continue
+		}
+		return nil, err
+	}
+	return nil, fmt.Errorf("signed %d times in vain: %w", signAttempts, err)
+}
+
+// certificate gives the certificate for one signature.
+func (s *KeylessSigner) certificate(ctx context.Context) (*certificate, error) {
+	if !s.config.PerPackage {
+		return s.certs.get(ctx)
+	}
+	if c := s.spare.Swap(nil); c != nil && time.Now().Before(c.renewAt) {
+		return c, nil
+	}
+	return s.issue(ctx)
+}
+
+// issue gets a certificate for a new key, with a new token: tokens live for minutes, and some may be used only once.
+func (s *KeylessSigner) issue(ctx context.Context) (c *certificate, err error) {
+	defer recovered(&err, "getting a certificate")
+	e, err := s.selected(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	token, err := s.config.Tokens.Token(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("getting an identity token: %w", err)
+	}
+	keypair, err := sigstore.NewEphemeralKeypair(nil) // ECDSA P-256
+	if err != nil {
+		return nil, fmt.Errorf("making a key: %w", err)
+	}
+	asked := time.Now()
+	authority := sigstore.NewFulcio(&sigstore.FulcioOptions{
+		BaseURL:   strings.TrimRight(e.fulcio, "/"),
+		Timeout:   -1, // none: the upstream has its own
+		Transport: carrier{ctx, s.fulcio},
+	})
+	der, err := authority.GetCertificate(ctx, keypair, &sigstore.CertificateProviderOptions{IDToken: token.Raw})
+	if err == nil {
+		c, err = newCertificate(keypair, der, asked)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("getting a certificate: %w", unseen(err, token))
+	}
+	if s.config.TrustRoot != nil {
+		// At a time when it is valid whatever our clock says; it is the chain that is in question.
+		if _, err := verify.VerifyLeafCertificate(c.leaf.NotBefore, c.leaf, s.config.TrustRoot.Material); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUntrusted, err)
+		}
+	}
+	if !s.first.CompareAndSwap(nil, c) {
+		if f := s.first.Load(); f.identity != c.identity || f.issuer != c.issuer {
+			return nil, fmt.Errorf("%w: from %q (issuer %q) to %q (issuer %q)", ErrIdentityChanged, f.identity, f.issuer, c.identity, c.issuer)
+		}
+	}
+	s.issued.Add(1)
+	return c, nil
+}
+
+// unseen makes sure that an error which a token's recipient had a part in does not show the token, and that it says which
+// service it is about.
+func unseen(err error, token identity.Token) error {
+	e, ok := errors.AsType[*UpstreamError](err)
+	if ok {
+		e.Message = token.Redact(e.Message)
+	}
+	if text := err.Error(); token.Redact(text) != text {
+		return &UpstreamError{Service: serviceFulcio, Err: errors.New(token.Redact(text))}
+	}
+	if ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &UpstreamError{Service: serviceFulcio, Err: fmt.Errorf("its answer is unusable: %w", err)}
+}
+
+// bundle signs once.
+func (s *KeylessSigner) bundle(ctx context.Context, c *certificate, statement []byte) (b *bundlepb.Bundle, err error) {
+	defer recovered(&err, "making a bundle")
+	e, err := s.selected(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	options := sigstore.BundleOptions{Context: ctx, CertificateProvider: c}
+	for _, url := range e.tsas {
+		options.TimestampAuthorities = append(options.TimestampAuthorities, sigstore.NewTimestampAuthority(
+			&sigstore.TimestampAuthorityOptions{URL: url, Timeout: -1, Transport: carrier{ctx, s.tsa}}))
+	}
+	for _, log := range e.logs {
+		options.TransparencyLogs = append(options.TransparencyLogs, &logging{log: log, cert: c, count: &s.logged})
+	}
+	b, err = sigstore.Bundle(&sigstore.DSSEData{Data: statement, PayloadType: attest.PayloadType}, c.keypair, options)
+	if err != nil {
+		return nil, err
+	}
+	if len(e.tsas) == 0 { // the log's word is the only one on the time
+		for _, entry := range b.GetVerificationMaterial().GetTlogEntries() {
+			if err := c.check(time.Unix(entry.GetIntegratedTime(), 0)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return b, nil
+}
+
+// logging writes to a log, unless the timestamp that the bundle has by now says that its certificate is over: signing with
+// an expired certificate succeeds everywhere, and only verification fails, when the entry is in the log for good.
+type logging struct {
+	log   sigstore.Transparency
+	cert  *certificate
+	count *atomic.Int64
+}
+
+// GetTransparencyLogEntry implements sigstore-go's Transparency.
+func (l *logging) GetTransparencyLogEntry(ctx context.Context, certPEM []byte, b *bundlepb.Bundle) error {
+	for _, ts := range b.GetVerificationMaterial().GetTimestampVerificationData().GetRfc3161Timestamps() {
+		parsed, err := timestamp.ParseResponse(ts.GetSignedTimestamp())
+		if err != nil {
+			return &UpstreamError{Service: serviceTSA, Err: fmt.Errorf("its answer is unusable: %w", err)}
+		}
+		if err := l.cert.check(parsed.Time); err != nil {
+			return err
+		}
+	}
+	if err := l.log.GetTransparencyLogEntry(ctx, certPEM, b); err != nil {
+		return err
+	}
+	l.count.Add(1)
+	return nil
+}
+
+// outsideValidity is an ErrOutsideValidity with what to do about it.
+type outsideValidity struct {
+	at    time.Time
+	cert  *certificate
+	early time.Duration // how long before the certificate's life; 0 if after
+}
+
+func (e *outsideValidity) Error() string {
+	return fmt.Sprintf("%v: %s is not between %s and %s", ErrOutsideValidity, e.at.UTC().Format(time.RFC3339),
+		e.cert.leaf.NotBefore.UTC().Format(time.RFC3339), e.cert.leaf.NotAfter.UTC().Format(time.RFC3339))
+}
+
+func (e *outsideValidity) Unwrap() error { return ErrOutsideValidity }
+
+// check says whether a signature made at t is within the certificate's life.
+func (c *certificate) check(t time.Time) error {
+	switch {
+	case t.Before(c.leaf.NotBefore):
+		return &outsideValidity{t, c, c.leaf.NotBefore.Sub(t)}
+	case t.After(c.leaf.NotAfter):
+		return &outsideValidity{t, c, 0}
+	}
+	return nil
+}
+
+// recovered turns a panic in a parser of a service's answer into an error: it must not end an item's way.
+func recovered(err *error, doing string) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%s panicked: %v", doing, p)
+	}
+}
+
+// encode gives the bundle's JSON. protojson adds blanks at will, and encoding/json would change what is not compact or
+// not escaped when the item crosses a segment cut: the bytes that were verified must be the ones that are published.
+func encode(b *bundlepb.Bundle) ([]byte, error) {
+	data, err := protojson.Marshal(b)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the bundle: %w", err)
+	}
+	var compact, escaped bytes.Buffer
+	if err := json.Compact(&compact, data); err != nil {
+		return nil, fmt.Errorf("encoding the bundle: %w", err)
+	}
+	json.HTMLEscape(&escaped, compact.Bytes())
+	return escaped.Bytes(), nil
+}
