@@ -76,7 +76,7 @@ func askOf(q url.Values) (ask, error) {
 	if v := q.Get("lifetime"); v != "" {
 		n, err := strconv.Atoi(v)
 		a.lifetime = time.Duration(n) * time.Second
-		if err != nil || n < -3600 || a.lifetime > maxLifetime {
+		if err != nil || n < -3600 || n > int(maxLifetime.Seconds()) {
 			return ask{}, fmt.Errorf("lifetime %q is not a number of seconds from -3600 to 86400", v)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	certauth "github.com/sigstore/fulcio/pkg/ca"
 	"github.com/sigstore/fulcio/pkg/ca/baseca"
+	"github.com/sigstore/fulcio/pkg/certificate"
 	"github.com/sigstore/fulcio/pkg/config"
 	gw "github.com/sigstore/fulcio/pkg/generated/protobuf"
 	"github.com/sigstore/fulcio/pkg/identity"
@@ -109,42 +110,43 @@ func ctClient(h home, st state) (*ctclient.LogClient, error) {
 func fulcioConfig(st state) (*config.FulcioConfig, error) {
 	workflows := baseURL(st.Ports.OIDC)
 	persons := workflows + emailIssuerPath
-	b, err := json.Marshal(map[string]any{
-		"oidc-issuers": map[string]any{
-			workflows: map[string]string{"issuer-url": workflows, "client-id": defaultAudience, "type": "ci-provider", "ci-provider": "github-workflow"},
-			persons:   map[string]string{"issuer-url": persons, "client-id": defaultAudience, "type": "email"},
+	const provider = "github-workflow"
+	b, err := json.Marshal(config.FulcioConfig{
+		OIDCIssuers: map[string]config.OIDCIssuer{
+			workflows: {IssuerURL: workflows, ClientID: defaultAudience, Type: config.IssuerTypeCIProvider, CIProvider: provider},
+			persons:   {IssuerURL: persons, ClientID: defaultAudience, Type: config.IssuerTypeEmail},
 		},
-		"ci-issuer-metadata": map[string]any{"github-workflow": map[string]any{
-			"default-template-values":           map[string]string{"url": "https://github.com", "environment": ""},
-			"subject-alternative-name-template": "{{ .url }}/{{ .job_workflow_ref }}",
-			"extension-templates": map[string]string{
-				"github-workflow-trigger":                 "event_name",
-				"github-workflow-sha":                     "sha",
-				"github-workflow-name":                    "workflow",
-				"github-workflow-repository":              "repository",
-				"github-workflow-ref":                     "ref",
-				"build-signer-uri":                        "{{ .url }}/{{ .job_workflow_ref }}",
-				"build-signer-digest":                     "job_workflow_sha",
-				"runner-environment":                      "runner_environment",
-				"source-repository-uri":                   "{{ .url }}/{{ .repository }}",
-				"source-repository-digest":                "sha",
-				"source-repository-ref":                   "ref",
-				"source-repository-identifier":            "repository_id",
-				"source-repository-owner-uri":             "{{ .url }}/{{ .repository_owner }}",
-				"source-repository-owner-identifier":      "repository_owner_id",
-				"build-config-uri":                        "{{ .url }}/{{ .workflow_ref }}",
-				"build-config-digest":                     "workflow_sha",
-				"build-trigger":                           "event_name",
-				"run-invocation-uri":                      "{{ .url }}/{{ .repository }}/actions/runs/{{ .run_id }}/attempts/{{ .run_attempt }}",
-				"source-repository-visibility-at-signing": "repository_visibility",
-				"deployment-environment":                  "environment",
+		CIIssuerMetadata: map[string]config.IssuerMetadata{provider: {
+			DefaultTemplateValues:          map[string]string{"url": "https://github.com", "environment": ""},
+			SubjectAlternativeNameTemplate: "{{ .url }}/{{ .job_workflow_ref }}",
+			ExtensionTemplates: certificate.Extensions{
+				GithubWorkflowTrigger:               "event_name",
+				GithubWorkflowSHA:                   "sha",
+				GithubWorkflowName:                  "workflow",
+				GithubWorkflowRepository:            "repository",
+				GithubWorkflowRef:                   "ref",
+				BuildSignerURI:                      "{{ .url }}/{{ .job_workflow_ref }}",
+				BuildSignerDigest:                   "job_workflow_sha",
+				RunnerEnvironment:                   "runner_environment",
+				SourceRepositoryURI:                 "{{ .url }}/{{ .repository }}",
+				SourceRepositoryDigest:              "sha",
+				SourceRepositoryRef:                 "ref",
+				SourceRepositoryIdentifier:          "repository_id",
+				SourceRepositoryOwnerURI:            "{{ .url }}/{{ .repository_owner }}",
+				SourceRepositoryOwnerIdentifier:     "repository_owner_id",
+				BuildConfigURI:                      "{{ .url }}/{{ .workflow_ref }}",
+				BuildConfigDigest:                   "workflow_sha",
+				BuildTrigger:                        "event_name",
+				RunInvocationURI:                    "{{ .url }}/{{ .repository }}/actions/runs/{{ .run_id }}/attempts/{{ .run_attempt }}",
+				SourceRepositoryVisibilityAtSigning: "repository_visibility",
+				DeploymentEnvironment:               "environment",
 			},
 		}},
 	})
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := config.Read(b)
+	cfg, err := config.Read(b) // which also fetches the issuers' discovery documents
 	if err != nil {
 		return nil, fmt.Errorf("configuring Fulcio: %w", err)
 	}
