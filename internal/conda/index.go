@@ -111,6 +111,11 @@ func (ix *index) record(sha256, md5 string, size int64) (json.RawMessage, error)
 	for _, k := range channelFields {
 		delete(ix.fields, k)
 	}
+	for _, k := range [...]string{"depends", "constrains"} {
+		if ix.fields[k] == nil {
+			delete(ix.fields, k) // typed clients read an absent list, and fail on a null
+		}
+	}
 	ix.fields["sha256"], ix.fields["md5"], ix.fields["size"], ix.fields["subdir"] = sha256, md5, size, ix.subdir
 	return encode(ix.fields)
 }
