@@ -29,8 +29,8 @@ var (
 	ErrKey = errors.New("invalid key")
 	// ErrAuth says that the store refused the caller: credentials missing or wrong, or no right to do this.
 	ErrAuth = errors.New("access denied")
-	// ErrUnsupported says that the store lacks what Hallmark cannot work without (conditional writes).
-	ErrUnsupported = errors.New("store lacks conditional writes")
+	// ErrUnsupported says that the store lacks what Hallmark cannot work without: conditional writes, checked digests.
+	ErrUnsupported = errors.New("store lacks what Hallmark needs")
 )
 
 // Info says what is known of an object without its bytes.
