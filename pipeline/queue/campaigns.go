@@ -1,0 +1,252 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// What the campaigns bucket answers.
+var (
+	ErrExists   = errors.New("campaign exists already")
+	ErrNotFound = errors.New("no such campaign")
+	ErrClosed   = errors.New("campaign is closed")
+	ErrConflict = errors.New("campaign was changed by somebody else")
+)
+
+// WaitingError says that a campaign cannot be closed, as items still wait or are worked on.
+type WaitingError struct {
+	Campaign string
+	Items    uint64
+}
+
+func (e *WaitingError) Error() string {
+	return fmt.Sprintf("campaign %s has %d items that are not done", e.Campaign, e.Items)
+}
+
+// Campaigns is the bucket of campaigns. It is safe for concurrent use.
+type Campaigns struct{ q *Queue }
+
+// Campaigns returns the bucket.
+func (q *Queue) Campaigns() Campaigns { return Campaigns{q} }
+
+// Create adds a campaign, which MUST be valid. ErrExists if there is one of this name.
+func (b Campaigns) Create(ctx context.Context, c *pipeline.Campaign) error {
+	data, err := encodeCampaign(c)
+	if err == nil {
+		_, err = b.q.kv.Create(ctx, c.Name, data)
+		if errors.Is(err, jetstream.ErrKeyExists) {
+			err = ErrExists
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("creating campaign %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// Get returns a campaign and the revision that Update wants. ErrNotFound if there is none.
+func (b Campaigns) Get(ctx context.Context, name string) (*pipeline.Campaign, uint64, error) {
+	e, err := b.q.kv.Get(ctx, name)
+	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrInvalidKey) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading campaign %q: %w", name, err)
+	}
+	c, err := decodeCampaign(e)
+	if err != nil {
+		return nil, 0, err
+	}
+	return c, e.Revision(), nil
+}
+
+// List returns all campaigns, the oldest first.
+func (b Campaigns) List(ctx context.Context) ([]*pipeline.Campaign, error) {
+	w, err := b.q.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, fmt.Errorf("listing campaigns: %w", err)
+	}
+	defer w.Stop()
+	var out []*pipeline.Campaign
+	for {
+		select {
+		case e, ok := <-w.Updates():
+			if !ok {
+				return nil, fmt.Errorf("listing campaigns: %w", cmp.Or(ctx.Err(), errors.New("connection closed")))
+			}
+			if e == nil { // all are read
+				slices.SortFunc(out, func(x, y *pipeline.Campaign) int {
+					return cmp.Or(x.Created.Compare(y.Created), strings.Compare(x.Name, y.Name))
+				})
+				return out, nil
+			}
+			c, err := decodeCampaign(e)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, c)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Update replaces a campaign that has the revision, and returns the new one. ErrConflict if it has another by now.
+func (b Campaigns) Update(ctx context.Context, c *pipeline.Campaign, revision uint64) (uint64, error) {
+	data, err := encodeCampaign(c)
+	var rev uint64
+	if err == nil {
+		rev, err = b.q.kv.Update(ctx, c.Name, data, revision)
+		if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(verdict(err), errOverruled) {
+			err = ErrConflict
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("changing campaign %s: %w", c.Name, err)
+	}
+	return rev, nil
+}
+
+// Change is a campaign as it is since a revision.
+type Change struct {
+	Campaign *pipeline.Campaign
+	Revision uint64
+}
+
+// Watch yields every campaign as it is now, and then every change, until ctx ends or the loop is left. A campaign that
+// cannot be read is yielded as an error, and watching goes on.
+func (b Campaigns) Watch(ctx context.Context) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		w, err := b.q.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
+		if err != nil {
+			yield(Change{}, fmt.Errorf("watching campaigns: %w", err))
+			return
+		}
+		defer w.Stop()
+		for {
+			select {
+			case e, ok := <-w.Updates():
+				if !ok {
+					if ctx.Err() == nil {
+						yield(Change{}, errors.New("watching campaigns: connection closed"))
+					}
+					return
+				}
+				if e == nil {
+					continue
+				}
+				c, err := decodeCampaign(e)
+				if !yield(Change{c, e.Revision()}, err) {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// Close ends a campaign: its state becomes closed, its jobs are purged and its consumers deleted; its events and what is
+// in quarantine stay. While items wait it is refused with a *WaitingError: they would be lost (see Abort). Closing again
+// completes a close that was interrupted.
+func (b Campaigns) Close(ctx context.Context, name string) error {
+	c, rev, err := b.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if c.State != pipeline.StateClosed {
+		n, err := b.q.waiting(ctx, name)
+		if err != nil {
+			return fmt.Errorf("closing campaign %s: %w", name, err)
+		}
+		if n > 0 {
+			return &WaitingError{name, n}
+		}
+		c.State = pipeline.StateClosed
+		if _, err := b.Update(ctx, c, rev); err != nil {
+			return err
+		}
+	}
+	if err := b.q.purge(ctx, StreamJobs, "job.*."+Token(name)+".>"); err != nil {
+		return fmt.Errorf("closing campaign %s: %w", name, err)
+	}
+	segments, err := b.q.segments(ctx, name)
+	if err != nil {
+		return fmt.Errorf("closing campaign %s: %w", name, err)
+	}
+	for _, s := range segments {
+		err := b.q.js.DeleteConsumer(ctx, StreamJobs, ConsumerName(name, s))
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return fmt.Errorf("closing campaign %s: deleting consumer of %s: %w", name, s, err)
+		}
+	}
+	return nil
+}
+
+// segments are the segments of the campaign that have a consumer.
+func (q *Queue) segments(ctx context.Context, campaign string) ([]string, error) {
+	s, err := q.js.Stream(ctx, StreamJobs)
+	if err != nil {
+		return nil, fmt.Errorf("listing consumers: %w", err)
+	}
+	var out []string
+	l := s.ConsumerNames(ctx)
+	for name := range l.Name() {
+		if seg, ok := strings.CutSuffix(name, "@"+campaign); ok {
+			out = append(out, seg)
+		}
+	}
+	if err := l.Err(); err != nil {
+		return nil, fmt.Errorf("listing consumers: %w", err)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// waiting is how many jobs of the campaign are not acknowledged, in all segments, whether they have a consumer or not.
+func (q *Queue) waiting(ctx context.Context, campaign string) (uint64, error) {
+	total, err := q.count(ctx, StreamJobs, "job.*."+Token(campaign)+".>")
+	if err != nil {
+		return 0, err
+	}
+	segments, err := q.segments(ctx, campaign)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range segments {
+		n, err := q.segment(ctx, campaign, s)
+		if err != nil {
+			return 0, err
+		}
+		total -= n.jobs - n.Pending - n.InFlight
+	}
+	return total, nil
+}
+
+func encodeCampaign(c *pipeline.Campaign) ([]byte, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return json.Marshal(c)
+}
+
+func decodeCampaign(e jetstream.KeyValueEntry) (*pipeline.Campaign, error) {
+	var c pipeline.Campaign
+	err := json.Unmarshal(e.Value(), &c)
+	if err == nil && c.Name != e.Key() {
+		err = fmt.Errorf("it is called %q", c.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("campaign %s cannot be read: %w", e.Key(), err)
+	}
+	return &c, nil
+}

@@ -1,0 +1,17 @@
+// Package queue is the pipeline's JetStream. Items flow in from a producer and out to workers; outcomes flow in from
+// workers and become events, quarantine entries or jobs of the next segment.
+//
+//	Enqueue ──▶ JOBS ──▶ Source ──▶ (pipeline.Runner) ──▶ Ledger ──▶ EVENTS
+//	              ▲                                          │
+//	              ├──────── crossed to the next segment ◀────┤
+//	              └── Requeue ◀── QUARANTINE ◀── failed ─────┘
+//
+// Every stream takes one message per subject, so the subject is the key of what happened, for as long as the message is
+// stored and across restarts: an item is enqueued once per segment, an event is recorded once. A second publish is
+// refused by the server, and that refusal is read as "done already". Nothing depends on a deduplication window.
+//
+// Of the outcomes published, skipped and aborted, the first that is recorded for an item of a campaign stands, whatever
+// a redelivery ends with. A failed item is in QUARANTINE instead, and leaves it when it ends otherwise later on.
+//
+// The server is either in this process (Embed) or somewhere else (Connect); the rest is the same.
+package queue

@@ -1,0 +1,230 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// EmbedOptions are the choices of an embedded server. The zero value is usable.
+type EmbedOptions struct {
+	// Listen is a loopback address and port ("127.0.0.1:4222", port 0 for any free one) where other processes of this
+	// machine may connect. Empty: nobody but this process can. There is no authentication, so other addresses are refused.
+	Listen string
+	// MaxStore bounds what the streams take on disk, in bytes. Default: what they take now and 80% of what is free.
+	MaxStore int64
+	// StartTimeout bounds the recovery of what is stored. Default 60 s.
+	StartTimeout time.Duration
+	// Log gets the server's log: debug for what it says, warn for warnings and errors. Default slog.Default().
+	Log *slog.Logger
+}
+
+// InUseError says that another process has the directory. It matches ErrInUse.
+type InUseError struct {
+	Dir string
+	PID int // of the process that holds it; 0 if it could not be read
+}
+
+// ErrInUse is what every InUseError matches.
+var ErrInUse = errors.New("queue directory is in use")
+
+func (e *InUseError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("queue directory %s is in use by another process", e.Dir)
+	}
+	return fmt.Sprintf("queue directory %s is in use by process %d", e.Dir, e.PID)
+}
+
+// Is matches ErrInUse.
+func (e *InUseError) Is(target error) bool { return target == ErrInUse }
+
+// Server is a NATS server with JetStream in this process. Its methods are safe for concurrent use.
+type Server struct {
+	s    *server.Server
+	lock *os.File
+	log  *slog.Logger
+	once sync.Once
+}
+
+// Embed starts a server that keeps its streams in dir, which is created if need be. Every acknowledged write is on the
+// disk (fsync). One process at a time may have a directory; a second one gets an *InUseError. The caller MUST Close it.
+func Embed(dir string, o EmbedOptions) (*Server, error) {
+	log := o.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening queue directory: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("opening queue directory: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	e := &Server{lock: lock, log: log}
+	if err := e.start(dir, o); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("starting the embedded server in %s: %w", dir, err)
+	}
+	return e, nil
+}
+
+func (e *Server) start(dir string, o EmbedOptions) error {
+	maxStore := o.MaxStore
+	if maxStore == 0 {
+		var err error
+		if maxStore, err = defaultMaxStore(dir); err != nil {
+			return err
+		}
+	}
+	opts := &server.Options{
+		ServerName:             "hallmark",
+		DontListen:             true,
+		JetStream:              true,
+		StoreDir:               dir,
+		JetStreamMaxStore:      maxStore,
+		SyncAlways:             true,
+		NoSigs:                 true, // signals are the command's business
+		DisableJetStreamBanner: true,
+	}
+	if o.Listen != "" {
+		host, port, err := net.SplitHostPort(o.Listen)
+		if err != nil {
+			return fmt.Errorf("listen address: %w", err)
+		}
+		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+			return fmt.Errorf("listen address %s: only loopback addresses are served, as there is no authentication; run a NATS server of its own for other machines", o.Listen)
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return fmt.Errorf("listen address %s: bad port", o.Listen)
+		}
+		opts.DontListen, opts.Host, opts.Port = false, host, int(n)
+		if n == 0 {
+			opts.Port = server.RANDOM_PORT
+		}
+	}
+	s, err := server.NewServer(opts)
+	if err != nil {
+		return err
+	}
+	s.SetLoggerV2(serverLog{e.log.With("component", "nats")}, false, false, false)
+	e.s = s
+	s.Start()
+	timeout := o.StartTimeout
+	if timeout == 0 {
+		timeout = time.Minute
+	}
+	if !s.ReadyForConnections(timeout) {
+		return fmt.Errorf("not ready after %v", timeout)
+	}
+	if !s.JetStreamEnabled() {
+		return errors.New("JetStream did not start; the log has the reason")
+	}
+	return nil
+}
+
+// defaultMaxStore bounds the streams below the disk's size. A stream that meets a full disk stays wedged until the server
+// starts again, while one that meets this limit refuses writes cleanly and goes on once there is room. What is stored
+// already counts: a limit below it would keep the streams from being recovered.
+func defaultMaxStore(dir string) (int64, error) {
+	free, err := freeBytes(dir)
+	if err != nil {
+		return 0, fmt.Errorf("asking for the free disk space: %w", err)
+	}
+	var used int64
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		if fi, err := d.Info(); err == nil {
+			used += fi.Size()
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measuring what is stored: %w", err)
+	}
+	return used + free/5*4, nil
+}
+
+// Connect connects within the process, without a socket. It takes the same options as Connect over the network, of
+// which only the name and the log matter here.
+func (e *Server) Connect(o ConnectOptions) (*nats.Conn, error) {
+	nc, err := nats.Connect("", append(o.common(), nats.InProcessServer(e.s))...)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the embedded server: %w", err)
+	}
+	return nc, nil
+}
+
+// URL is where other processes of this machine connect; "" if the server does not listen.
+func (e *Server) URL() string {
+	if a, ok := e.s.Addr().(*net.TCPAddr); ok {
+		return "nats://" + a.String()
+	}
+	return ""
+}
+
+// Close stops the server, waits until it has ended and gives the directory free. Connections are ended, so close them
+// first. Calling it again does nothing.
+func (e *Server) Close() {
+	e.once.Do(func() {
+		if e.s != nil {
+			e.s.Shutdown()
+			e.s.WaitForShutdown()
+		}
+		e.lock.Close() // gives the lock back
+	})
+}
+
+// lockDir takes the directory's lock and leaves this process's id in it.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking queue directory: %w", err)
+	}
+	ok, err := tryLock(f)
+	if err == nil && ok {
+		if err = f.Truncate(0); err == nil {
+			_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("locking queue directory %s: %w", dir, err)
+	}
+	if !ok {
+		defer f.Close()
+		b := make([]byte, 20)
+		n, _ := f.ReadAt(b, 0)
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n]))) // 0: the holder has not written it yet
+		return nil, &InUseError{Dir: dir, PID: pid}
+	}
+	return f, nil
+}
+
+// serverLog gives the server's log to slog. Fatalf only logs: a library does not end the process; Embed notices that the
+// server is not ready.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Noticef(f string, v ...any) { l.log.Debug(fmt.Sprintf(f, v...)) }
+func (l serverLog) Debugf(f string, v ...any)  { l.log.Debug(fmt.Sprintf(f, v...)) }
+func (l serverLog) Tracef(f string, v ...any)  { l.log.Debug(fmt.Sprintf(f, v...)) }
+func (l serverLog) Warnf(f string, v ...any)   { l.log.Warn(fmt.Sprintf(f, v...)) }
+func (l serverLog) Errorf(f string, v ...any)  { l.log.Warn(fmt.Sprintf(f, v...)) }
+func (l serverLog) Fatalf(f string, v ...any)  { l.log.Error(fmt.Sprintf(f, v...)) }

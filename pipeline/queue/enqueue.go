@@ -1,0 +1,130 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// EnqueueResult says what became of the items: Queued now, or Already there from an earlier time.
+type EnqueueResult struct {
+	Queued, Already int
+}
+
+// enqueueBatch is how many items are stored with one fsync.
+const enqueueBatch = 500
+
+// Items makes a sequence for Enqueue of items that are there already.
+func Items(items ...*pipeline.Item) iter.Seq2[*pipeline.Item, error] {
+	return func(yield func(*pipeline.Item, error) bool) {
+		for _, it := range items {
+			if !yield(it, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Enqueue puts the items in the queue for the segment. An item that is there already, done or not, stays as it is. The
+// first error, of the sequence or of the queue, ends it; the result counts what is stored by then, and enqueueing the
+// same again completes it. The campaign MUST exist and be open (ErrNotFound, ErrClosed). An item's Campaign may be empty;
+// it is filled in.
+//
+// Each item begins a trace of its own, which travels with it.
+func (q *Queue) Enqueue(ctx context.Context, c *pipeline.Campaign, segment string, items iter.Seq2[*pipeline.Item, error]) (EnqueueResult, error) {
+	var res EnqueueResult
+	if err := checkSegment(segment); err != nil {
+		return res, err
+	}
+	if now, _, err := q.Campaigns().Get(ctx, c.Name); err != nil {
+		return res, err
+	} else if now.State == pipeline.StateClosed {
+		return res, fmt.Errorf("enqueueing in campaign %s: %w", c.Name, ErrClosed)
+	}
+	e := enqueuer{q: q, tracer: tracer(), res: &res}
+	for it, err := range items {
+		if err == nil {
+			err = e.add(ctx, c.Name, segment, it)
+		}
+		if err != nil {
+			return res, errors.Join(fmt.Errorf("enqueueing in campaign %s: %w", c.Name, err), e.flush(ctx))
+		}
+	}
+	if err := e.flush(ctx); err != nil {
+		return res, fmt.Errorf("enqueueing in campaign %s: %w", c.Name, err)
+	}
+	return res, nil
+}
+
+type enqueuer struct {
+	q      *Queue
+	tracer trace.Tracer
+	res    *EnqueueResult
+	msgs   []*nats.Msg
+	spans  []trace.Span
+	// known: the last batch held nothing new. The next one probably does not either (a campaign that is submitted
+	// again), so it is not tried as a batch first, which the server would refuse.
+	known bool
+}
+
+func (e *enqueuer) add(ctx context.Context, campaign, segment string, it *pipeline.Item) error {
+	if it.ID == "" {
+		return fmt.Errorf("item %s has no id", it.Filename)
+	}
+	if it.Campaign == "" {
+		it.Campaign = campaign
+	}
+	if it.Campaign != campaign {
+		return fmt.Errorf("item %s is of campaign %s", it.ID, it.Campaign)
+	}
+	data, err := json.Marshal(it)
+	if err != nil {
+		return fmt.Errorf("writing item %s: %w", it.ID, err)
+	}
+	m := nats.NewMsg(jobSubject(segment, campaign, it.ID))
+	m.Data = data
+	sctx, span := startSend(ctx, e.tracer, campaign, it.ID)
+	inject(sctx, m.Header)
+	e.msgs, e.spans = append(e.msgs, m), append(e.spans, span)
+	if len(e.msgs) == enqueueBatch {
+		return e.flush(ctx)
+	}
+	return nil
+}
+
+func (e *enqueuer) flush(ctx context.Context) error {
+	if len(e.msgs) == 0 {
+		return nil
+	}
+	publish := e.q.publish
+	if e.known {
+		publish = e.q.publishEach
+	}
+	var first error
+	already := 0
+	for i, err := range publish(ctx, e.msgs) {
+		switch {
+		case err == nil:
+			e.res.Queued++
+		case errors.Is(err, errAlready):
+			already++
+		default:
+			e.spans[i].SetStatus(codes.Error, "not stored")
+			if first == nil {
+				first = fmt.Errorf("storing %s: %w", e.msgs[i].Subject, err)
+			}
+		}
+		e.spans[i].End()
+	}
+	e.res.Already += already
+	e.known = already == len(e.msgs)
+	e.msgs, e.spans = e.msgs[:0], e.spans[:0]
+	return first
+}

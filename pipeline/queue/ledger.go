@@ -1,0 +1,334 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/pipeline/event"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+)
+
+// Encoder writes the events of an outcome: those that its steps completed, in order, and, for an item that is done
+// (published, skipped, failed, aborted), one that is named like the outcome. It is called concurrently.
+type Encoder interface {
+	Encode(c *pipeline.Campaign, o pipeline.Outcome) ([]event.Message, error)
+}
+
+// OutcomeAborted is the outcome of an item that the campaign was closed over. Only Abort settles it.
+const OutcomeAborted pipeline.OutcomeKind = "aborted"
+
+// unsettledDelay is how long an item waits whose outcome could not be recorded.
+const unsettledDelay = 2 * time.Second
+
+// lookups is how many questions about single subjects are asked at once.
+const lookups = 32
+
+// Ledger records the outcomes of a campaign's items. It is safe for concurrent use.
+//
+// Settle keeps an order in which a crash at any point leaves nothing that a redelivery would not complete: first the
+// quarantine entries, then the events, then the jobs of the next segment, and the acknowledgements last. Its error joins
+// the reasons of all outcomes that could not be recorded; their jobs have been released, and the others are acknowledged.
+func (q *Queue) Ledger(c *pipeline.Campaign, enc Encoder) pipeline.Ledger {
+	return &ledger{q: q, c: c, enc: enc}
+}
+
+type ledger struct {
+	q   *Queue
+	c   *pipeline.Campaign
+	enc Encoder // nil only for malformed messages
+}
+
+// entry is one outcome on its way into the ledger.
+type entry struct {
+	o      pipeline.Outcome
+	raw    []byte // of a malformed message
+	events []*nats.Msg
+	// terminal is the subject of the event that ends the item; "" if there is none.
+	terminal string
+	stands   bool // another outcome of the item is recorded: there is only the job to acknowledge
+	leaves   bool // the item has another outcome than failed, so quarantine is not its place
+	err      error
+}
+
+func (e *entry) id() string { return e.o.Delivery.Item.ID }
+
+func (l *ledger) Settle(ctx context.Context, outcomes []pipeline.Outcome) error {
+	entries := make([]*entry, len(outcomes))
+	for i, o := range outcomes {
+		entries[i] = l.prepare(o)
+	}
+	return l.settle(ctx, entries)
+}
+
+func (l *ledger) settleMalformed(ctx context.Context, o pipeline.Outcome, raw []byte) error {
+	ctx, cancel := l.q.within(ctx)
+	defer cancel()
+	e := &entry{o: o, raw: raw}
+	if l.enc != nil {
+		if e = l.prepare(o); e.err != nil {
+			// There may be too little in it for an event. Quarantine is where it must not be missing.
+			l.q.log.WarnContext(ctx, "no event for a malformed message", "item", o.Delivery.Item.ID, "error", e.err)
+			e = &entry{o: o}
+		}
+		e.raw = raw
+	}
+	return l.settle(ctx, []*entry{e})
+}
+
+func (l *ledger) settle(ctx context.Context, entries []*entry) error {
+	l.findStanding(ctx, entries)
+	l.quarantine(ctx, entries)
+	l.publishEvents(ctx, entries)
+	l.cross(ctx, entries)
+	l.leaveQuarantine(ctx, entries)
+
+	var errs []error
+	var done []*entry
+	for _, e := range entries {
+		if e.err != nil {
+			errs = append(errs, fmt.Errorf("item %s, %s: %w", e.id(), e.o.Kind, e.err))
+			_ = e.o.Delivery.Job.Release(unsettledDelay) // if it is lost, the item comes back a little later
+			continue
+		}
+		done = append(done, e)
+	}
+	l.acknowledge(ctx, done)
+	if len(errs) > 0 {
+		return fmt.Errorf("recording %d of %d outcomes of campaign %s: %w", len(errs), len(entries), l.c.Name, errors.Join(errs...))
+	}
+	return nil
+}
+
+// acknowledge acknowledges the jobs. The last one waits for the server, once for all of them: a process that ends right
+// after its last batch would otherwise leave items that are done waiting for their redelivery.
+func (l *ledger) acknowledge(ctx context.Context, done []*entry) {
+	for i, e := range done {
+		ack := e.o.Delivery.Job.Ack
+		if w, ok := e.o.Delivery.Job.(interface{ ackAndWait(context.Context) error }); ok && i == len(done)-1 {
+			ack = func() error {
+				ctx, cancel := l.q.within(ctx)
+				defer cancel()
+				return w.ackAndWait(ctx)
+			}
+		}
+		if err := ack(); err != nil {
+			l.q.log.DebugContext(ctx, "acknowledging an item; it may come again", "item", e.id(), "error", err)
+		}
+	}
+}
+
+// prepare encodes an outcome's events.
+func (l *ledger) prepare(o pipeline.Outcome) *entry {
+	e := &entry{o: o}
+	switch o.Kind {
+	case pipeline.OutcomePublished, pipeline.OutcomeSkipped, OutcomeAborted:
+		e.leaves = true
+	case pipeline.OutcomeCrossed:
+		e.leaves = true
+		if e.err = checkSegment(o.Next); e.err != nil {
+			return e
+		}
+	case pipeline.OutcomeFailed:
+		if o.Failure == nil {
+			e.err = errors.New("a failed outcome without a failure")
+			return e
+		}
+	default:
+		e.err = errors.New("unknown outcome")
+		return e
+	}
+	msgs, err := l.enc.Encode(l.c, o)
+	if err != nil {
+		e.err = fmt.Errorf("encoding events: %w", err)
+		return e
+	}
+	for _, m := range msgs {
+		ev, ok := eventOf(m.Subject)
+		if !ok || m.ID == "" {
+			e.err = fmt.Errorf("event on subject %q with id %q: not as the ledger needs it", m.Subject, m.ID)
+			return e
+		}
+		msg := &nats.Msg{Subject: m.Subject, Header: maps.Clone(nats.Header(m.Header)), Data: m.Data}
+		if msg.Header == nil {
+			msg.Header = nats.Header{}
+		}
+		msg.Header.Set(jetstream.MsgIDHeader, m.ID)
+		if ev == string(o.Kind) {
+			e.terminal = m.Subject
+			// The server itself refuses a second outcome: this event is stored only if its rival is not there. It needs no
+			// look-up and leaves no gap between looking and storing.
+			rival := pipeline.OutcomePublished
+			if o.Kind == pipeline.OutcomePublished {
+				rival = pipeline.OutcomeSkipped
+			}
+			msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, "0")
+			msg.Header.Set(headerExpectSubject, siblingEvent(m.Subject, string(rival)))
+		}
+		e.events = append(e.events, msg)
+	}
+	if e.terminal == "" && o.Kind != pipeline.OutcomeCrossed {
+		e.err = fmt.Errorf("the encoder wrote no %s event", o.Kind)
+	}
+	return e
+}
+
+const headerExpectSubject = "Nats-Expected-Last-Subject-Sequence-Subject"
+
+// findStanding looks for what a redelivery must not contradict and the condition on its event does not cover. A worker
+// may have crashed after it recorded the outcome and before it acknowledged the job.
+func (l *ledger) findStanding(ctx context.Context, entries []*entry) {
+	var g errgroup.Group
+	g.SetLimit(lookups)
+	for _, e := range entries {
+		if e.err != nil {
+			continue
+		}
+		type place struct{ stream, subject string }
+		var places []place
+		switch e.o.Kind {
+		case pipeline.OutcomeFailed: // before it is quarantined
+			if e.terminal != "" {
+				places = append(places,
+					place{StreamEvents, siblingEvent(e.terminal, string(pipeline.OutcomePublished))},
+					place{StreamEvents, siblingEvent(e.terminal, string(pipeline.OutcomeSkipped))},
+					place{StreamEvents, siblingEvent(e.terminal, string(OutcomeAborted))})
+			}
+		case OutcomeAborted:
+			places = append(places, place{StreamEvents, siblingEvent(e.terminal, string(pipeline.OutcomeSkipped))})
+		}
+		if e.o.Next != "" && e.o.Kind != pipeline.OutcomeCrossed { // it has gone on to the next segment
+			places = append(places, place{StreamJobs, jobSubject(e.o.Next, l.c.Name, e.id())})
+		}
+		if len(places) == 0 {
+			continue
+		}
+		g.Go(func() error {
+			for _, p := range places {
+				found, err := l.q.exists(ctx, p.stream, p.subject)
+				if err != nil || found {
+					e.err, e.stands = err, found
+					return nil
+				}
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+}
+
+// quarantine stores the failed items with their failures.
+func (l *ledger) quarantine(ctx context.Context, entries []*entry) {
+	var msgs []*nats.Msg
+	var of []*entry
+	for _, e := range entries {
+		if e.err != nil || e.stands || e.o.Kind != pipeline.OutcomeFailed {
+			continue
+		}
+		m, err := quarantineMessage(l.c.Name, e.o, e.raw)
+		if err != nil {
+			e.err = err
+			continue
+		}
+		msgs, of = append(msgs, m), append(of, e)
+	}
+	for i, err := range l.q.publishEach(ctx, msgs) {
+		if err != nil {
+			of[i].err = fmt.Errorf("storing in quarantine: %w", err)
+		}
+	}
+}
+
+// publishEvents stores the events of all entries, in atomic batches as far as possible.
+func (l *ledger) publishEvents(ctx context.Context, entries []*entry) {
+	var msgs []*nats.Msg
+	var of []*entry
+	for _, e := range entries {
+		if e.err != nil || e.stands {
+			continue
+		}
+		for _, m := range e.events {
+			msgs, of = append(msgs, m), append(of, e)
+		}
+	}
+	for i, err := range l.q.publish(ctx, msgs) {
+		switch {
+		case err == nil || errors.Is(err, errAlready):
+		case errors.Is(err, errOverruled):
+			of[i].stands = true
+			// A failed item is in quarantine by now: whoever recorded the other outcome did so since it was looked for.
+			of[i].leaves = true
+		default:
+			of[i].err = fmt.Errorf("storing event %s: %w", msgs[i].Subject, err)
+		}
+	}
+}
+
+// cross hands items on to the next segment.
+func (l *ledger) cross(ctx context.Context, entries []*entry) {
+	var msgs []*nats.Msg
+	var of []*entry
+	for _, e := range entries {
+		if e.err != nil || e.stands || e.o.Kind != pipeline.OutcomeCrossed {
+			continue
+		}
+		data, err := json.Marshal(e.o.Delivery.Item)
+		if err != nil {
+			e.err = fmt.Errorf("writing the item: %w", err)
+			continue
+		}
+		m := nats.NewMsg(jobSubject(e.o.Next, l.c.Name, e.id()))
+		m.Data = data
+		if e.o.Delivery.Context != nil {
+			inject(e.o.Delivery.Context, m.Header)
+		}
+		msgs, of = append(msgs, m), append(of, e)
+	}
+	for i, err := range l.q.publish(ctx, msgs) {
+		if err != nil && !errors.Is(err, errAlready) {
+			of[i].err = fmt.Errorf("handing on to segment %s: %w", of[i].o.Next, err)
+		}
+	}
+}
+
+// leaveQuarantine removes items that did end otherwise: after a retry, or after a crash between an item's failure and
+// its acknowledgement. As long as the campaign has nothing in quarantine, this costs one question per batch.
+func (l *ledger) leaveQuarantine(ctx context.Context, entries []*entry) {
+	var todo []*entry
+	for _, e := range entries {
+		if e.err == nil && e.leaves {
+			todo = append(todo, e)
+		}
+	}
+	if len(todo) == 0 {
+		return
+	}
+	n, err := l.q.count(ctx, StreamQuarantine, quarantineFilter(l.c.Name))
+	if err == nil && n == 0 {
+		return
+	}
+	var g errgroup.Group
+	g.SetLimit(lookups)
+	for _, e := range todo {
+		if err != nil {
+			e.err = err
+			continue
+		}
+		g.Go(func() error {
+			subject := quarantineSubject(l.c.Name, e.id())
+			found, err := l.q.exists(ctx, StreamQuarantine, subject)
+			if err == nil && found {
+				err = l.q.purge(ctx, StreamQuarantine, subject)
+			}
+			e.err = err
+			return nil
+		})
+	}
+	_ = g.Wait()
+}

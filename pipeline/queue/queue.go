@@ -1,0 +1,137 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Options are how Open finds or creates the streams. For each number the zero value means: the default where a stream
+// is created, and whatever it has where it exists. A value that is given must be the stream's.
+type Options struct {
+	// Replicas of each stream: 1 (default) or 3.
+	Replicas int
+	// JobsMaxBytes, EventsMaxBytes and QuarantineMaxBytes bound the streams on disk, per replica. Default: no bound but
+	// the server's. Space that is bounded here is reserved there.
+	JobsMaxBytes, EventsMaxBytes, QuarantineMaxBytes int64
+	// EventsMaxAge is how long events are kept. Default: for ever; they are the ledger.
+	EventsMaxAge time.Duration
+	// Timeout bounds each request to the server. Default 10 s.
+	Timeout time.Duration
+	// Log defaults to slog.Default().
+	Log *slog.Logger
+}
+
+// Queue is the pipeline's streams. It is safe for concurrent use. It does not own the connection and needs no closing.
+type Queue struct {
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	kv      jetstream.KeyValue
+	log     *slog.Logger
+	timeout time.Duration
+}
+
+// Open creates the streams and the campaigns bucket where they do not exist, and checks them where they do. A stream
+// with other settings is left as it is: the error is a *StreamMismatchError. Where all exist, Open needs no permission
+// but to ask for their info.
+func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
+	q := &Queue{nc: nc, log: o.Log, timeout: cmp.Or(o.Timeout, 10*time.Second)}
+	if q.log == nil {
+		q.log = slog.Default()
+	}
+	var err error
+	q.js, err = jetstream.New(nc,
+		jetstream.WithDefaultTimeout(q.timeout),
+		jetstream.WithPublishAsyncMaxPending(asyncPending),
+		jetstream.WithPublishAsyncTimeout(q.timeout))
+	if err != nil {
+		return nil, fmt.Errorf("opening the queue: %w", err)
+	}
+	for _, cfg := range streams(o) {
+		if err := q.ensureStream(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
+	if q.kv, err = q.ensureBucket(ctx, o); err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+func (q *Queue) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, q.timeout)
+}
+
+// count is the number of messages in the stream under the filter, exactly as the answering server has them, without a
+// scan and without a consumer: a batched direct get (of the first message only) comes with the number that follow it.
+// The server computes it from its index of subjects.
+//
+// With replicas a follower may answer, a moment behind the leader; so would a consumer, which lives on one of them.
+func (q *Queue) count(ctx context.Context, stream, filter string) (uint64, error) {
+	ctx, cancel := q.within(ctx)
+	defer cancel()
+	req, _ := json.Marshal(map[string]any{"seq": 1, "next_by_subj": filter, "batch": 1})
+	m, err := q.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream, req)
+	if err != nil {
+		return 0, fmt.Errorf("counting %s in %s: %w", filter, stream, err)
+	}
+	if st := m.Header.Get("Status"); st == "404" {
+		return 0, nil
+	} else if st != "" {
+		return 0, fmt.Errorf("counting %s in %s: server answers %s %s", filter, stream, st, m.Header.Get("Description"))
+	}
+	n, err := strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("counting %s in %s: %w", filter, stream, err)
+	}
+	return n + 1, nil
+}
+
+// exists reports whether the stream holds a message on the subject. It asks the stream's leader, never a replica that may
+// be behind: decisions about outcomes hang on the answer.
+func (q *Queue) exists(ctx context.Context, stream, subject string) (bool, error) {
+	ctx, cancel := q.within(ctx)
+	defer cancel()
+	req, _ := json.Marshal(map[string]any{"last_by_subj": subject})
+	m, err := q.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, req)
+	if err != nil {
+		return false, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
+	}
+	var resp struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct{}           `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &resp); err != nil {
+		return false, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
+	}
+	if resp.Error != nil {
+		if resp.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return false, nil
+		}
+		return false, fmt.Errorf("looking for %s in %s: %w", subject, stream, resp.Error)
+	}
+	if resp.Message == nil {
+		return false, fmt.Errorf("looking for %s in %s: %w", subject, stream, errors.New("answer has neither a message nor an error"))
+	}
+	return true, nil
+}
+
+// purge removes what the stream holds under the filter.
+func (q *Queue) purge(ctx context.Context, stream, filter string) error {
+	s, err := q.js.Stream(ctx, stream)
+	if err == nil {
+		err = s.Purge(ctx, jetstream.WithPurgeSubject(filter))
+	}
+	if err != nil {
+		return fmt.Errorf("purging %s from %s: %w", filter, stream, err)
+	}
+	return nil
+}

@@ -1,0 +1,241 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// SourceOptions are how a segment's items are handed out. The zero value is usable.
+type SourceOptions struct {
+	// MaxAckPending is how many items of the campaign's segment are out at once, with all workers together, those that
+	// wait for their release delay included. It should be at least ten times the workers' concurrency. Default 10000. A
+	// consumer that exists is raised to it, and never lowered.
+	MaxAckPending int
+	// AckWait is how long the queue waits for a sign of life before it hands an item out again. Default 60 s.
+	AckWait time.Duration
+	// Wait is how long Next waits for items before it returns none. Default 5 s, at least 1 s.
+	Wait time.Duration
+	// Encoder writes the failed event of messages that cannot be read. Without it they are quarantined without an event.
+	Encoder Encoder
+	// Malformed, if set, is told the subject of every message that could not be read, after it is quarantined.
+	Malformed func(subject string, err error)
+}
+
+// CauseMalformed is the cause with which a message that is no item is quarantined.
+const CauseMalformed = "queue.malformed"
+
+// malformedDelay is how long a message that is no item waits where it could not be quarantined.
+const malformedDelay = 5 * time.Second
+
+// Source hands out the items of a campaign's segment. All sources of the same campaign and segment, in whatever process,
+// share one durable consumer, and each item goes to one of them. It is safe for concurrent use and needs no closing.
+func (q *Queue) Source(ctx context.Context, campaign, segment string, o SourceOptions) (pipeline.Source, error) {
+	if err := checkSegment(segment); err != nil {
+		return nil, err
+	}
+	c, _, err := q.Campaigns().Get(ctx, campaign)
+	if err != nil {
+		return nil, err
+	}
+	if c.State == pipeline.StateClosed {
+		return nil, fmt.Errorf("taking items of campaign %s: %w", campaign, ErrClosed)
+	}
+	name := ConsumerName(campaign, segment)
+	cfg := jetstream.ConsumerConfig{
+		Durable:       name,
+		Description:   "Items of campaign " + campaign + " in segment " + segment,
+		FilterSubject: jobFilter(segment, campaign),
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       cmp.Or(o.AckWait, time.Minute),
+		// The server never gives up on an item: an outage of any length sets nothing aside. No BackOff either, which
+		// would replace AckWait and add to the delay of a release.
+		MaxDeliver:    -1,
+		MaxAckPending: cmp.Or(o.MaxAckPending, 10000),
+	}
+	cons, err := q.js.Consumer(ctx, StreamJobs, name)
+	if err == nil {
+		have := cons.CachedInfo().Config
+		cfg.MaxAckPending = max(cfg.MaxAckPending, have.MaxAckPending)
+		if o.AckWait == 0 {
+			cfg.AckWait = have.AckWait
+		}
+		if cfg.MaxAckPending != have.MaxAckPending || cfg.AckWait != have.AckWait {
+			cfg.PauseUntil = have.PauseUntil
+			cons, err = q.js.UpdateConsumer(ctx, StreamJobs, cfg)
+		}
+	} else if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		cons, err = q.js.CreateOrUpdateConsumer(ctx, StreamJobs, cfg)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening consumer %s: %w", name, err)
+	}
+	// The ledger's encoder may be nil: then malformed messages leave no event.
+	return &source{q: q, cons: cons, c: c, segment: segment, o: o, ledger: &ledger{q: q, c: c, enc: o.Encoder}, log: q.log}, nil
+}
+
+type source struct {
+	q       *Queue
+	cons    jetstream.Consumer
+	c       *pipeline.Campaign
+	segment string
+	o       SourceOptions
+	ledger  *ledger
+	log     *slog.Logger
+}
+
+// Next takes what is there, at most limit items. Only if there is nothing does it wait, for the first item; so no item
+// is held here while another worker could have it, and no pull stays open between calls.
+func (s *source) Next(ctx context.Context, limit int) ([]pipeline.Delivery, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	ds, err := s.ready(ctx, limit)
+	if err != nil || len(ds) > 0 {
+		return ds, err
+	}
+	// The heartbeat tells a lost pull from an empty queue: without it, one that the server forgot would be waited for in vain.
+	wait := max(cmp.Or(s.o.Wait, 5*time.Second), time.Second)
+	// ctx may end sooner than a heartbeat can be asked for, so it only cancels.
+	wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+	b, err := s.cons.Fetch(1, jetstream.FetchContext(wctx), jetstream.FetchHeartbeat(wait/4))
+	if err != nil {
+		return nil, s.explain(ctx, err)
+	}
+	for m := range b.Messages() {
+		ds = s.deliver(ctx, ds, m)
+	}
+	if ctx.Err() != nil {
+		for _, d := range ds {
+			_ = d.Job.Release(0)
+		}
+		return nil, ctx.Err()
+	}
+	if err := b.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && len(ds) == 0 {
+		return nil, s.explain(ctx, err)
+	}
+	if len(ds) == 0 || limit == 1 {
+		return ds, nil
+	}
+	more, err := s.ready(ctx, limit-len(ds))
+	if err != nil {
+		s.log.DebugContext(ctx, "taking more items", "consumer", s.cons.CachedInfo().Name, "error", err)
+	}
+	return append(ds, more...), nil
+}
+
+// ready takes what can be had without waiting.
+func (s *source) ready(ctx context.Context, limit int) ([]pipeline.Delivery, error) {
+	b, err := s.cons.FetchNoWait(limit)
+	if err != nil {
+		return nil, s.explain(ctx, err)
+	}
+	var ds []pipeline.Delivery
+	for m := range b.Messages() {
+		ds = s.deliver(ctx, ds, m)
+	}
+	if err := b.Error(); err != nil && len(ds) == 0 {
+		return nil, s.explain(ctx, err)
+	}
+	return ds, nil
+}
+
+func (s *source) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("taking items of %s: %w", ConsumerName(s.c.Name, s.segment), err)
+}
+
+// deliver appends the message's item to ds, or sets the message aside.
+func (s *source) deliver(ctx context.Context, ds []pipeline.Delivery, m jetstream.Msg) []pipeline.Delivery {
+	it, id, err := s.parse(m)
+	attempt := 1
+	if md, err := m.Metadata(); err == nil {
+		attempt = int(min(md.NumDelivered, 1<<30))
+	}
+	d := pipeline.Delivery{Item: it, Attempt: attempt, Context: extract(m.Headers()), Job: job{m}}
+	if err != nil {
+		d.Item = &pipeline.Item{ID: id, Campaign: s.c.Name}
+		d.Job = malformedJob{job{m}}
+		s.setAside(ctx, d, m, err)
+		return ds
+	}
+	return append(ds, d)
+}
+
+// parse reads an item out of a message. It returns the id that the subject gives in any case.
+func (s *source) parse(m jetstream.Msg) (*pipeline.Item, string, error) {
+	token, _ := strings.CutPrefix(m.Subject(), strings.TrimSuffix(jobFilter(s.segment, s.c.Name), ">"))
+	id, err := Untoken(token)
+	if err != nil || strings.Contains(token, ".") || id == "" {
+		return nil, token, fmt.Errorf("subject %s ends with no item id", m.Subject())
+	}
+	var it pipeline.Item
+	if err := json.Unmarshal(m.Data(), &it); err != nil {
+		return nil, id, fmt.Errorf("message on %s is no item: %w", m.Subject(), err)
+	}
+	if it.ID != id || it.Campaign != s.c.Name {
+		return nil, id, fmt.Errorf("message on %s is item %q of campaign %q", m.Subject(), it.ID, it.Campaign)
+	}
+	if it.Filename == "" {
+		return nil, id, fmt.Errorf("item %s has no file name", id)
+	}
+	return &it, id, nil
+}
+
+// setAside quarantines a message that is no item, as it is, and takes it off the queue. If that fails it comes again.
+func (s *source) setAside(ctx context.Context, d pipeline.Delivery, m jetstream.Msg, why error) {
+	s.log.WarnContext(ctx, "a message in the queue is no item; it goes to quarantine", "subject", m.Subject(), "error", why)
+	ctx = context.WithoutCancel(ctx) // bounded by the queue's timeout
+	o := pipeline.Outcome{Delivery: d, Kind: pipeline.OutcomeFailed, Failure: &pipeline.Failure{
+		Stage: "queue", Cause: CauseMalformed, Message: why.Error(), Attempts: d.Attempt, At: time.Now().UTC(),
+		Hint: "something other than Hallmark, or another version of it, has written to the queue",
+	}}
+	if err := s.ledger.settleMalformed(ctx, o, m.Data()); err != nil {
+		s.log.WarnContext(ctx, "cannot quarantine a message; it will come again", "subject", m.Subject(), "error", err)
+		return
+	}
+	if s.o.Malformed != nil {
+		s.o.Malformed(m.Subject(), why)
+	}
+}
+
+// job is a message's side of a delivery.
+type job struct{ m jetstream.Msg }
+
+func (j job) Extend() error { return j.m.InProgress() }
+
+// Ack does not wait for the server's answer: if it is lost the item comes again and is found to be done.
+func (j job) Ack() error { return j.m.Ack() }
+
+// ackAndWait acknowledges and waits until the server has taken note. The server takes notes in order, so that holds for
+// every Ack before it too.
+func (j job) ackAndWait(ctx context.Context) error { return j.m.DoubleAck(ctx) }
+
+// Release uses a delay in every case: a plain Nak is redelivered at once, to the same worker as likely as not.
+func (j job) Release(delay time.Duration) error {
+	return j.m.NakWithDelay(max(delay, 10*time.Millisecond))
+}
+
+// malformedJob ends for good with its reason, which the server tells in an advisory.
+type malformedJob struct{ job }
+
+func (j malformedJob) Ack() error { return j.m.TermWithReason(CauseMalformed) }
+
+func (j malformedJob) ackAndWait(context.Context) error { return j.Ack() }
+
+func (j malformedJob) Release(delay time.Duration) error {
+	return j.job.Release(max(delay, malformedDelay))
+}
