@@ -109,9 +109,9 @@ func TestParseStatement(t *testing.T) {
 	for statement, want := range map[string]Code{
 		`{"_TYPE":"https://in-toto.io/Statement/v1"}`: CodeStatementType,
 		`{"_type":"\xff"}`:                            CodeStatementMalformed,
-		strings.Repeat("[", 100):                      CodeStatementMalformed,
-		`{"_type":"https://in-toto.io/Statement/v1"`:  CodeStatementMalformed,
-		`{"_type" "https://in-toto.io/Statement/v1"}`: CodeStatementMalformed,
+		`{"_type":` + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + "}": CodeStatementMalformed,
+		`{"_type":"https://in-toto.io/Statement/v1"`:                                          CodeStatementMalformed,
+		`{"_type" "https://in-toto.io/Statement/v1"}`:                                         CodeStatementMalformed,
 		`{"a":1,}`: CodeStatementMalformed,
 	} {
 		_, err := parseStatement([]byte(statement))
