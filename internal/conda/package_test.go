@@ -347,6 +347,11 @@ func fuzzRead(f *testing.F, format conda.Format) {
 		if err := conda.CheckSubdir(p.Subdir); err != nil {
 			t.Fatal(err)
 		}
+		if format == conda.Conda && p.Format == format {
+			if other, err := secondOpinion(b); err != nil || !bytes.Equal(other, p.Index) {
+				t.Fatalf("archive/zip reads another index.json: %v\n%s\n%s", err, other, p.Index)
+			}
+		}
 		if again, err := conda.RunExports(p.RunExports); err != nil || string(again) != string(p.RunExports) {
 			t.Fatalf("run exports %s: %v", p.RunExports, err)
 		}
