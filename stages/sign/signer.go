@@ -206,11 +206,10 @@ func (s *KeylessSigner) Sign(ctx context.Context, statement []byte) ([]byte, err
 			return encode(b)
 		}
 		if outside, ok := errors.AsType[*outsideValidity](err); ok {
-			s.certs.discard(c)
-			if outside.early > 0 { // the authorities' clocks differ by a little
-				if err := pause(ctx, min(outside.early, clockPatience)); err != nil {
-					return nil, err
-				}
+			if outside.early == 0 {
+				s.certs.discard(c)
+			} else if err := pause(ctx, min(outside.early, clockPatience)); err != nil { // the authorities' clocks differ by a little
+				return nil, err
 			}
 			continue
 		}

@@ -1,0 +1,518 @@
+package sign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hallmark-attest/hallmark/internal/attest"
+)
+
+const (
+	testFile   = "foo-1.0-h0_0.conda"
+	testSHA256 = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
+)
+
+func testStatement(t testing.TB) []byte {
+	t.Helper()
+	return must(attest.Statement(testFile, testSHA256, testChannel))(t)
+}
+
+func newSigner(t testing.TB, c Config) *KeylessSigner {
+	t.Helper()
+	return must(NewSigner(c))(t)
+}
+
+// verified verifies a bundle of the fake's.
+func verified(t testing.TB, f *fake, bundle []byte) *attest.Result {
+	t.Helper()
+	v := must(attest.NewVerifier(f.trust()))(t)
+	return must(v.Verify(bundle, attest.Subject{Filename: testFile, SHA256: testSHA256}, Policy(testChannel, testIdentity, testIssuer)))(t)
+}
+
+// TestSignConcurrently shares everything between many goroutines, logs included. Under -race it fails if the logs' clients are
+// not complete before they are shared: sigstore-go's *sign.Rekor fills them in without a lock.
+func TestSignConcurrently(t *testing.T) {
+	t.Parallel()
+	for _, version := range []uint32{1, 2} {
+		t.Run(fmt.Sprint("v", version), func(t *testing.T) {
+			t.Parallel()
+			f := newFake(t)
+			s := newSigner(t, f.config(t, version))
+			if s.RekorVersion() != int(version) {
+				t.Fatalf("RekorVersion = %d", s.RekorVersion())
+			}
+			const n = 100
+			var wg sync.WaitGroup
+			certs := make([]string, n)
+			for i := range n {
+				wg.Go(func() {
+					b, err := s.Sign(t.Context(), testStatement(t))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					r := must(attest.Inspect(b))(t)
+					if version == 2 { // the fake's v1 entries do not verify
+						r = verified(t, f, b)
+					}
+					certs[i] = r.CertSHA256
+				})
+			}
+			wg.Wait()
+			for _, c := range certs {
+				if c != certs[0] || c == "" {
+					t.Fatal("not one certificate for all")
+				}
+			}
+			if got, want := s.Stats(), (Stats{Certificates: 1, LogEntries: n}); got != want {
+				t.Errorf("stats %+v, want %+v", got, want)
+			}
+		})
+	}
+}
+
+func TestConfigChoosesHighestRekorVersion(t *testing.T) {
+	t.Parallel()
+	if v := newSigner(t, newFake(t).config(t, 0)).RekorVersion(); v != 2 {
+		t.Errorf("RekorVersion = %d, want 2", v)
+	}
+}
+
+// TestRenewal signs every 30 s for an hour, and everything verifies: certificates are renewed before they end, each with a new
+// token.
+func TestRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		s := newSigner(t, f.config(t, 2))
+		for range 120 {
+			b, err := s.Sign(t.Context(), testStatement(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			verified(t, f, b)
+			time.Sleep(30 * time.Second)
+		}
+		// Renewed two minutes before they end: at 0, 8, … 56 minutes.
+		if got := s.Stats().Certificates; got != 8 {
+			t.Errorf("%d certificates in an hour, want 8", got)
+		}
+		if want := "token-1 token-2 token-3 token-4 token-5 token-6 token-7 token-8"; strings.Join(f.subjects, " ") != want {
+			t.Errorf("tokens used: %s", f.subjects)
+		}
+	})
+}
+
+func TestPerPackage(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	c := f.config(t, 2)
+	c.PerPackage = true
+	s := newSigner(t, c)
+	if _, _, err := s.Identity(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for range 5 {
+		b, err := s.Sign(t.Context(), testStatement(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[verified(t, f, b).CertSHA256] = true
+	}
+	// Five, not six: the one that Identity asked for is the first signature's.
+	if len(seen) != 5 || s.Stats().Certificates != 5 {
+		t.Errorf("%d certificates for 5 packages, %d issued", len(seen), s.Stats().Certificates)
+	}
+}
+
+// budget takes its time.
+type budget struct{ wait time.Duration }
+
+func (b budget) Wait(ctx context.Context) error { return pause(ctx, b.wait) }
+
+// TestBudgetDoesNotAgeTheCertificate: the wait for the budget comes before the certificate's age is looked at.
+func TestBudgetDoesNotAgeTheCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		c := f.config(t, 2)
+		c.Budget = budget{certLife - 30*time.Second}
+		s := newSigner(t, c)
+		if _, _, err := s.Identity(t.Context()); err != nil { // a certificate from before the wait
+			t.Fatal(err)
+		}
+		b, err := s.Sign(t.Context(), testStatement(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := verified(t, f, b)
+		if left := r.NotAfter.Sub(r.SignedAt); left != certLife {
+			t.Errorf("signed with a certificate that had %s left, want a new one", left)
+		}
+	})
+}
+
+// TestFaults puts faults before each service and looks at what comes of it, and after how long.
+func TestFaults(t *testing.T) {
+	lost := io.ErrUnexpectedEOF
+	type outcome struct {
+		status   int // of the *UpstreamError; -1: none, signed
+		message  string
+		requests int // to the service
+		min, max time.Duration
+		after    time.Duration
+	}
+	tests := []struct {
+		name  string
+		fault func(n int) (*http.Response, error)
+		want  outcome
+	}{
+		{"503 twice", func(n int) (*http.Response, error) {
+			if n <= 2 {
+				return answer(503, "busy"), nil
+			}
+			return nil, nil
+		}, outcome{status: -1, requests: 3, min: 375 * time.Millisecond, max: 1500 * time.Millisecond}},
+		{"connection lost once", func(n int) (*http.Response, error) {
+			if n == 1 {
+				return nil, lost
+			}
+			return nil, nil
+		}, outcome{status: -1, requests: 2, min: 125 * time.Millisecond, max: 500 * time.Millisecond}},
+		{"429 with Retry-After", func(n int) (*http.Response, error) {
+			if n == 1 {
+				return answer(429, "", "Retry-After", "3"), nil
+			}
+			return nil, nil
+		}, outcome{status: -1, requests: 2, min: 3 * time.Second, max: 3500 * time.Millisecond}},
+		{"429 with a long Retry-After", func(int) (*http.Response, error) { return answer(429, "slow down", "Retry-After", "120"), nil },
+			outcome{status: 429, message: "slow down", requests: 1, after: 2 * time.Minute}},
+		{"503 for good", func(int) (*http.Response, error) {
+			return answer(503, `{"code":14,"message":"the log is read-only"}`), nil
+		},
+			outcome{status: 503, message: "the log is read-only", requests: 4, min: 800 * time.Millisecond, max: 3 * time.Second}},
+		{"down for good", func(int) (*http.Response, error) { return nil, lost },
+			outcome{status: 0, message: lost.Error(), requests: 4, min: 800 * time.Millisecond, max: 3 * time.Second}},
+		{"refused", func(int) (*http.Response, error) { return answer(418, "<html>\n<b>no</b>\x00"), nil },
+			outcome{status: 418, message: "<html> <b>no</b>", requests: 1}},
+		{"redirect", func(int) (*http.Response, error) {
+			return answer(307, "", "Location", "https://elsewhere.localhost/"), nil
+		},
+			outcome{status: 307, requests: 1}},
+		{"nonsense", func(int) (*http.Response, error) { return answer(201, "<html>"), nil }, outcome{status: -2}},
+		{"an endless answer", func(int) (*http.Response, error) { return answer(200, strings.Repeat("a", maxResponse+1)), nil },
+			outcome{status: 200, message: "more than 4 MiB", requests: 1}},
+		{"an answer that breaks off", func(n int) (*http.Response, error) {
+			if n == 1 {
+				r := answer(200, "")
+				r.Body = io.NopCloser(io.MultiReader(strings.NewReader("{"), brokenReader{}))
+				return r, nil
+			}
+			return nil, nil
+		}, outcome{status: -1, requests: 2, min: 125 * time.Millisecond, max: 500 * time.Millisecond}},
+	}
+	for _, tt := range tests {
+		for _, target := range []struct {
+			service string
+			version uint32
+		}{{serviceFulcio, 2}, {serviceTSA, 2}, {serviceRekor, 2}, {serviceRekor, 1}} {
+			t.Run(fmt.Sprintf("%s/%s v%d", tt.name, target.service, target.version), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newFake(t)
+					f.fault = func(service string, n int, r *http.Request) (*http.Response, error) {
+						if service != target.service {
+							return nil, nil
+						}
+						return tt.fault(n)
+					}
+					c := f.config(t, target.version)
+					s := newSigner(t, c)
+					start := time.Now()
+					_, err := s.Sign(t.Context(), testStatement(t))
+					took := time.Since(start)
+					if tt.want.status == -1 {
+						if err != nil {
+							t.Fatal(err)
+						}
+						if got := s.Stats().Retries; got != int64(tt.want.requests-1) {
+							t.Errorf("%d retries counted", got)
+						}
+					} else {
+						e, ok := errors.AsType[*UpstreamError](err)
+						if !ok || e.Service != target.service {
+							t.Fatalf("error %v, want one of %s", err, target.service)
+						}
+						if tt.want.status == -2 {
+							return
+						}
+						if e.Status != tt.want.status || e.RetryAfter != tt.want.after || !strings.Contains(err.Error(), tt.want.message) {
+							t.Errorf("error %v: %+v, want %+v", err, e, tt.want)
+						}
+					}
+					if n := f.count(target.service); n != tt.want.requests {
+						t.Errorf("%d requests, want %d", n, tt.want.requests)
+					}
+					if took < tt.want.min || took > tt.want.max {
+						t.Errorf("took %s, want %s to %s", took, tt.want.min, tt.want.max)
+					}
+				})
+			})
+		}
+	}
+}
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// TestPauseIsShared: when a service asks for a pause, callers that have not met it keep to it as well.
+func TestPauseIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.fault = func(service string, n int, _ *http.Request) (*http.Response, error) {
+			if service == serviceTSA && n == 1 {
+				return answer(429, "", "Retry-After", "60"), nil
+			}
+			return nil, nil
+		}
+		s := newSigner(t, f.config(t, 2))
+		for range 3 {
+			_, err := s.Sign(t.Context(), testStatement(t))
+			if e, ok := errors.AsType[*UpstreamError](err); !ok || !e.Temporary() || e.RetryAfter != time.Minute {
+				t.Errorf("error %v, want a pause of a minute", err)
+			}
+		}
+		if n := f.count(serviceTSA); n != 1 {
+			t.Errorf("%d requests during the pause, want the first only", n)
+		}
+		time.Sleep(55 * time.Second) // what is left is short enough to be waited for
+		start := time.Now()
+		if _, err := s.Sign(t.Context(), testStatement(t)); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(start); took < 5*time.Second || took > 6*time.Second {
+			t.Errorf("waited %s, want the 5 s that were left", took)
+		}
+	})
+}
+
+// TestContextReachesTheWire: sigstore-go's requests to Fulcio and TSA have no context; ours have the caller's.
+func TestContextReachesTheWire(t *testing.T) {
+	for _, target := range []string{serviceFulcio, serviceTSA, serviceRekor} {
+		t.Run(target, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(t)
+				f.fault = func(service string, _ int, r *http.Request) (*http.Response, error) {
+					if service != target {
+						return nil, nil
+					}
+					select {
+					case <-r.Context().Done():
+						return nil, r.Context().Err()
+					case <-time.After(15 * time.Second):
+						return nil, errors.New("the request did not end")
+					}
+				}
+				s := newSigner(t, f.config(t, 2))
+				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+				defer cancel()
+				start := time.Now()
+				_, err := s.Sign(ctx, testStatement(t))
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("error %v, want the deadline", err)
+				}
+				if took := time.Since(start); took != 200*time.Millisecond {
+					t.Errorf("returned after %s, want 200ms", took)
+				}
+			})
+		})
+	}
+}
+
+// TestSlowCheckpoint: a v2 log may take its time.
+func TestSlowCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.fault = func(service string, _ int, r *http.Request) (*http.Response, error) {
+			if service == serviceRekor {
+				return nil, pause(r.Context(), 45*time.Second)
+			}
+			return nil, nil
+		}
+		if _, err := newSigner(t, f.config(t, 2)).Sign(t.Context(), testStatement(t)); err != nil {
+			t.Error(err)
+		}
+		if n := f.count(serviceRekor); n != 1 {
+			t.Errorf("%d requests, want 1", n)
+		}
+	})
+}
+
+// TestLostAnswer: the log took the entry and its answer was lost; the same bytes, sent again, meet a 409. A v1 log's entry is
+// fetched; for a v2 log the statement is signed again, and the old entry never sent a third time.
+func TestLostAnswer(t *testing.T) {
+	for _, version := range []uint32{1, 2} {
+		t.Run(fmt.Sprint("v", version), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(t)
+				f.fault = func(service string, n int, r *http.Request) (*http.Response, error) {
+					if service == serviceRekor && n == 1 {
+						body, _ := io.ReadAll(r.Body)
+						rec := &discard{header: http.Header{}}
+						if err := f.record(rec, body, r); err != nil {
+							t.Error(err)
+						}
+						return nil, io.ErrUnexpectedEOF
+					}
+					return nil, nil
+				}
+				s := newSigner(t, f.config(t, version))
+				b, err := s.Sign(t.Context(), testStatement(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				posts := f.bodies[serviceRekor]
+				if len(posts) != 3 || posts[0] != posts[1] {
+					t.Fatalf("%d requests, want a post, the same again, and one more", len(posts))
+				}
+				if version == 1 {
+					if posts[2] != "" || must(attest.Inspect(b))(t).Log[0].Index != 7 {
+						t.Errorf("the entry was not fetched: %q", posts[2])
+					}
+					return
+				}
+				verified(t, f, b)
+				if posts[2] == posts[0] || posts[2] == "" {
+					t.Error("the entry was posted again, not signed again")
+				}
+			})
+		})
+	}
+}
+
+type discard struct{ header http.Header }
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
+func (d *discard) WriteHeader(int)             {}
+
+// TestExpiredIsNotLogged: a certificate that is over by the timestamp authority's clock is not logged with, and replaced.
+func TestExpiredIsNotLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		s := newSigner(t, f.config(t, 2))
+		if _, _, err := s.Identity(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		f.skew = 11 * time.Minute
+		if _, err := s.Sign(t.Context(), testStatement(t)); !errors.Is(err, ErrOutsideValidity) {
+			t.Errorf("error %v, want ErrOutsideValidity", err)
+		}
+		if got, want := s.Stats(), (Stats{Certificates: 3, LogEntries: 0, Retries: 2}); got != want || f.count(serviceRekor) != 0 {
+			t.Errorf("stats %+v, want %+v; %d requests to the log", got, want, f.count(serviceRekor))
+		}
+		f.skew = 0
+		b, err := s.Sign(t.Context(), testStatement(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		verified(t, f, b)
+
+		f.skew = -2 * time.Second // behind the certificate authority: it becomes valid while we wait
+		s = newSigner(t, f.config(t, 2))
+		if b, err = s.Sign(t.Context(), testStatement(t)); err == nil {
+			verified(t, f, b)
+		} else {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOneIdentityForLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		s := newSigner(t, f.config(t, 2))
+		if _, err := s.Sign(t.Context(), testStatement(t)); err != nil {
+			t.Fatal(err)
+		}
+		f.identity = "https://github.com/mallory/feedstock/.github/workflows/publish.yml@refs/heads/main"
+		time.Sleep(certLife)
+		_, err := s.Sign(t.Context(), testStatement(t))
+		if !errors.Is(err, ErrIdentityChanged) || !strings.Contains(err.Error(), "acme") || !strings.Contains(err.Error(), "mallory") {
+			t.Errorf("error %v, want ErrIdentityChanged naming both", err)
+		}
+		if s.Stats().LogEntries != 1 {
+			t.Error("signed as somebody else")
+		}
+	})
+}
+
+func TestUntrustedAuthority(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	c := f.config(t, 2)
+	c.TrustRoot = newFake(t).trust()
+	s := newSigner(t, c)
+	if _, err := s.Sign(t.Context(), testStatement(t)); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("error %v, want ErrUntrusted", err)
+	}
+	if f.count(serviceTSA)+f.count(serviceRekor) != 0 {
+		t.Error("something was signed with an untrusted certificate")
+	}
+}
+
+// TestErrorsDoNotShowTheToken has Fulcio echo what it was sent, in every kind of failure. The other services never see it.
+func TestErrorsDoNotShowTheToken(t *testing.T) {
+	for _, code := range []int{0, 200, 201, 204, 302, 400, 401, 403, 404, 409, 429, 500, 503} {
+		for _, form := range []string{"%s", `{"message":"bad token %s"}`, "bad payload %.40s", "-----BEGIN CERTIFICATE-----\n%s"} {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(t)
+				var seen string
+				f.fault = func(service string, _ int, r *http.Request) (*http.Response, error) {
+					seen, _ = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+					if code == 0 {
+						return nil, fmt.Errorf(form, seen)
+					}
+					return answer(code, fmt.Sprintf(form, seen), "Location", "https://x.localhost/"+seen, "Retry-After", "0"), nil
+				}
+				_, err := newSigner(t, f.config(t, 2)).Sign(t.Context(), testStatement(t))
+				if err == nil || seen == "" {
+					t.Fatalf("%d %s: no error, or no token seen", code, form)
+				}
+				noSecret(t, err, seen)
+				noSecret(t, classify(err), seen)
+			})
+		}
+	}
+}
+
+func TestOnlyFulcioSeesTheToken(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	c := f.config(t, 2)
+	f.fault = func(service string, _ int, r *http.Request) (*http.Response, error) {
+		if has := r.Header.Get("Authorization") != ""; has != (service == serviceFulcio) {
+			t.Errorf("%s: authorization sent: %v", service, has)
+		}
+		return nil, nil
+	}
+	if _, err := newSigner(t, c).Sign(t.Context(), testStatement(t)); err != nil {
+		t.Fatal(err)
+	}
+	for service, bodies := range f.bodies {
+		for _, raw := range c.Tokens.(*tokens).raw {
+			for _, part := range strings.Split(raw, ".") {
+				if strings.Contains(strings.Join(bodies, ""), part) {
+					t.Errorf("a body for %s holds the token", service)
+				}
+			}
+		}
+	}
+}
