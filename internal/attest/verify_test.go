@@ -136,6 +136,10 @@ func TestVerifyFaults(t *testing.T) {
 		"body, signature": {change: func(b *protobundle.Bundle) {
 			changeBody(t, entry(b), func(e *body) { e.Signature.Content = otherSignature(b) })
 		}, want: CodeLog},
+		"body, certificate": {change: func(b *protobundle.Bundle) {
+			other := f.sign(t, order{}).VerificationMaterial.GetCertificate()
+			changeBody(t, entry(b), func(e *body) { e.Signature.Verifier.GetX509Certificate().RawBytes = other.RawBytes })
+		}, want: CodeLog},
 		"body, digest":         {change: func(b *protobundle.Bundle) { changeBody(t, entry(b), func(e *body) { e.Data.Digest[0] ^= 1 }) }, want: CodeLog},
 		"statement changed":    {change: func(b *protobundle.Bundle) { envelope(b).Payload = append(envelope(b).Payload, ' ') }, want: CodeLog},
 		"statement changed v1": {order: order{rekor1: true}, change: func(b *protobundle.Bundle) { envelope(b).Payload = append(envelope(b).Payload, ' ') }, want: CodeLog},
