@@ -11,7 +11,8 @@ import (
 // codec compresses and decompresses. EncodeAll uses one thread and depends on nothing but its input and the level, so that
 // the same bytes give the same bytes.
 type codec struct {
-	shards, repodata *zstd.Encoder
+	shards   *zstd.Encoder
+	repodata *zstd.Encoder
 	decoder          *zstd.Decoder
 }
 
@@ -28,7 +29,7 @@ func newCodec() *codec {
 		panic(err)
 	}
 	return &codec{
-		shards:   encoder(zstd.SpeedBestCompression, 4),
+		shards:   encoder(zstd.SpeedBetterCompression, 4),
 		repodata: encoder(zstd.SpeedBetterCompression, 1),
 		decoder:  d,
 	}
