@@ -122,7 +122,11 @@ func (s *source) Next(ctx context.Context, limit int) ([]pipeline.Delivery, erro
 		}
 		return nil, ctx.Err()
 	}
-	if err := b.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && len(ds) == 0 {
+	switch err := b.Error(); {
+	case err == nil, len(ds) > 0, errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, jetstream.ErrNoHeartbeat) && s.q.nc.IsConnected():
+		s.log.DebugContext(ctx, "a pull was lost or the server is slow; asking again", "consumer", s.cons.CachedInfo().Name)
+	default:
 		return nil, s.explain(ctx, err)
 	}
 	if len(ds) == 0 || limit == 1 {
