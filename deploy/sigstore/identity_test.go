@@ -29,20 +29,23 @@ func TestIdentities(t *testing.T) {
 	for _, c := range []struct {
 		name             string
 		params           []string
-		identity, issuer string // empty: refused
+		identity, issuer string // no issuer: refused, and identity is a part of Fulcio's reason
 	}{
 		{"another workflow", []string{"--repository", "evil/fork", "--workflow", "release.yaml", "--ref", "refs/tags/v1.0"},
 			"https://github.com/evil/fork/.github/workflows/release.yaml@refs/tags/v1.0", p.Issuer},
 		{"a person", []string{"--email", "someone@example.com"}, "someone@example.com", p.Issuer + "/email"},
-		{"a token that is over", []string{"--lifetime", "-10s"}, "", ""},
-		{"a token for somebody else", []string{"--audience", "prefix.dev"}, "", ""},
+		{"a token that is over", []string{"--lifetime", "-10s"}, "token is expired", ""},
+		{"a token for somebody else", []string{"--audience", "prefix.dev"}, `expected audience \"sigstore\"`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b, err := p.signBundle(t, p.token(t, c.params...))
-			if c.identity == "" {
+			if c.issuer == "" {
 				if err == nil || !strings.Contains(err.Error(), "Fulcio returned 400") {
 					t.Fatalf("not refused by Fulcio: %v", err)
+				}
+				if log := string(read(t, filepath.Join(p.Dir, "logs", "fulcio.log"))); !strings.Contains(log, c.identity) {
+					t.Errorf("Fulcio's log does not say %q: %s", c.identity, log)
 				}
 				return
 			}

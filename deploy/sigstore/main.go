@@ -40,6 +40,7 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal does not wait
 	err := run(ctx, os.Args[1:])
 	stop()
 	os.Exit(report(err))

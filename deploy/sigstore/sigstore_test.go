@@ -49,7 +49,7 @@ type program struct {
 }
 
 // startUp starts the program and returns when it says that it is ready. It is killed at the end of the test if it still runs.
-func startUp(t *testing.T, dir string, flags ...string) *program {
+func startUp(t testing.TB, dir string, flags ...string) *program {
 	t.Helper()
 	p := &program{cmd: exec.Command(os.Args[0], append([]string{"up", "--json", dir}, flags...)...), err: new(bytes.Buffer)}
 	p.cmd.Stderr = p.err
@@ -94,7 +94,7 @@ func (p *program) stop(t *testing.T, sig syscall.Signal) {
 	}
 }
 
-func (p *program) token(t *testing.T, params ...string) string {
+func (p *program) token(t testing.TB, params ...string) string {
 	t.Helper()
 	var out bytes.Buffer
 	if err := token(t.Context(), append(params, p.Dir), &out); err != nil {
@@ -108,7 +108,7 @@ const predicateType = "https://schemas.conda.org/attestations-publish-1.schema.j
 var artifact = []byte("the bytes of a package")
 
 // signBundle signs as a product does: everything that it knows comes from the two files.
-func (p *program) signBundle(t *testing.T, idToken string) (*bundle.Bundle, error) {
+func (p *program) signBundle(t testing.TB, idToken string) (*bundle.Bundle, error) {
 	t.Helper()
 	sc, err := root.NewSigningConfigFromPath(p.SigningConfig)
 	if err != nil {
@@ -146,7 +146,7 @@ func (p *program) signBundle(t *testing.T, idToken string) (*bundle.Bundle, erro
 }
 
 // verifyBundle demands everything that a bundle can have: log entry, timestamp, SCT, identity and issuer.
-func verifyBundle(t *testing.T, trustedRoot string, b *bundle.Bundle, identity, issuer string) error {
+func verifyBundle(t testing.TB, trustedRoot string, b *bundle.Bundle, identity, issuer string) error {
 	t.Helper()
 	tr, err := root.NewTrustedRootFromPath(trustedRoot)
 	if err != nil {
@@ -164,7 +164,7 @@ func verifyBundle(t *testing.T, trustedRoot string, b *bundle.Bundle, identity, 
 	return err
 }
 
-func (p *program) signAndVerify(t *testing.T) *bundle.Bundle {
+func (p *program) signAndVerify(t testing.TB) *bundle.Bundle {
 	t.Helper()
 	b, err := p.signBundle(t, p.token(t))
 	if err != nil {
@@ -355,7 +355,7 @@ echo result; exit 42`
 	for _, c := range []struct {
 		command []string
 		code    int
-	}{{[]string{"/does/not/exist"}, 1}, {[]string{"sh", "-c", "kill -KILL $$"}, 137}, {[]string{"true"}, 0}} {
+	}{{[]string{"/does/not/exist"}, 1}, {[]string{"sh", "-c", "kill -KILL $$"}, 137}, {[]string{"true"}, 0}, {[]string{"sh", "-c", "kill -TERM $PPID; while :; do sleep 0.1; done"}, 143}} {
 		cmd := exec.Command(os.Args[0], append([]string{"up", dir, "--"}, c.command...)...)
 		out, _ := cmd.CombinedOutput()
 		if code := cmd.ProcessState.ExitCode(); code != c.code {
@@ -455,7 +455,7 @@ func read(t *testing.T, path string) []byte {
 	return b
 }
 
-func buildRekor1(t *testing.T) string {
+func buildRekor1(t testing.TB) string {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("builds another program")
@@ -465,4 +465,27 @@ func buildRekor1(t *testing.T) string {
 		t.Fatalf("building rekor1: %v\n%s", err, out)
 	}
 	return exe
+}
+
+// BenchmarkSign is one certificate, timestamp and log entry per operation, from many goroutines: Rekor v2 answers only after a
+// checkpoint, so throughput is their number divided by that wait, until the processors are busy. Use -benchtime 2000x.
+func BenchmarkSign(b *testing.B) {
+	for _, version := range []string{"v2", "v1"} {
+		b.Run(version, func(b *testing.B) {
+			flags := []string{"--rekor", version}
+			if version == "v1" {
+				flags = append(flags, "--rekor1-binary", buildRekor1(b))
+			}
+			p := startUp(b, filepath.Join(b.TempDir(), "s"), flags...)
+			b.SetParallelism(128)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, err := p.signBundle(b, p.token(b)); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "signatures/s")
+		})
+	}
 }

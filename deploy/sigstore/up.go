@@ -84,8 +84,8 @@ func up(ctx context.Context, args []string, stdout io.Writer) error {
 
 // exec runs a command in the stack's environment; its exit code comes back as an exit.
 func (s *stack) exec(ctx context.Context, command []string) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), s.environ()...)
@@ -96,22 +96,23 @@ func (s *stack) exec(ctx context.Context, command []string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	var failure error
 	select {
-	case failure = <-s.failed:
-		cancel(failure)
+	case failure := <-s.failed:
+		cancel()
 		<-ended
 		return failure
 	case err := <-ended:
-		state, isExit := errors.AsType[*exec.ExitError](err)
-		switch {
-		case !isExit:
-			return err
-		case state.Exited():
-			return exit(state.ExitCode())
+		if cmd.ProcessState == nil {
+			return fmt.Errorf("waiting for the command: %w", err)
 		}
-		return exit(128 + int(state.Sys().(syscall.WaitStatus).Signal())) // as shells do
 	}
+	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return exit(128 + int(ws.Signal())) // as shells do
+	}
+	if code := cmd.ProcessState.ExitCode(); code != 0 {
+		return exit(code)
+	}
+	return nil
 }
 
 // summary is what a user or a script needs to know of a running stack. No secret is in it.
