@@ -116,6 +116,11 @@ func (c *Channel) update(ctx context.Context, s *subdir, changes []*change) erro
 	if err != nil {
 		return err
 	}
+	if index != nil {
+		if err := c.lookAtShards(ctx, s.name, index, changes); err != nil {
+			return err
+		}
+	}
 	if err := c.readSidecars(ctx, s.name, changes); err != nil {
 		return err
 	}
@@ -123,6 +128,29 @@ func (c *Channel) update(ctx context.Context, s *subdir, changes []*change) erro
 		return err
 	}
 	return c.updateShards(ctx, s, doc, index, changes)
+}
+
+// lookAtShards refuses what could not be put into the shards, before it is put into repodata.json. One broken shard fails
+// the packages of its name and no others.
+func (c *Channel) lookAtShards(ctx context.Context, subdir string, x *shardIndex, changes []*change) error {
+	return c.each(ctx, len(changes), func(ctx context.Context, i int) error {
+		ch := changes[i]
+		if ch.err != nil {
+			return nil
+		}
+		s, err := c.loadShard(ctx, x, ch.name)
+		if m, ok := asMalformed(err); ok {
+			ch.err = m
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if raw, ok := s.record(ch.Filename); ok {
+			ch.packed(subdir, nil, raw, true)
+		}
+		return nil
+	})
 }
 
 // readSidecars reads the current sidecar of every package that is to be indexed.
@@ -272,8 +300,15 @@ func (c *Channel) mergeShards(ctx context.Context, subdir string, doc *repodata,
 	names := slices.Sorted(maps.Keys(byName))
 	old := make([]*shard, len(names))
 	err = c.each(ctx, len(names), func(ctx context.Context, i int) (err error) {
-		if old[i] = todo[names[i]]; old[i] == nil {
-			old[i], err = c.loadShard(ctx, x, names[i])
+		if old[i] = todo[names[i]]; old[i] != nil {
+			return nil
+		}
+		old[i], err = c.loadShard(ctx, x, names[i])
+		if m, ok := asMalformed(err); ok {
+			for _, ch := range byName[names[i]] {
+				ch.err = m
+			}
+			return nil
 		}
 		return err
 	})
@@ -284,7 +319,7 @@ func (c *Channel) mergeShards(ctx context.Context, subdir string, doc *repodata,
 		var records []member
 		seen := map[string]bool{}
 		for _, ch := range byName[name] {
-			if seen[ch.Filename] {
+			if ch.err != nil || seen[ch.Filename] {
 				continue
 			}
 			seen[ch.Filename] = true
