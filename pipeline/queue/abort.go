@@ -29,7 +29,14 @@ func (q *Queue) Abort(ctx context.Context, c *pipeline.Campaign, segments []stri
 				return total, fmt.Errorf("aborting campaign %s: %w", c.Name, err)
 			}
 			if len(ds) == 0 {
-				break
+				n, err := q.segment(ctx, c.Name, segment)
+				if err != nil {
+					return total, fmt.Errorf("aborting campaign %s: %w", c.Name, err)
+				}
+				if n.Pending == 0 {
+					break
+				}
+				continue // the server was slow to hand them out
 			}
 			os := make([]pipeline.Outcome, len(ds))
 			for k, d := range ds {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hallmark-attest/hallmark/pipeline"
@@ -181,31 +183,21 @@ func (l *ledger) prepare(o pipeline.Outcome) *entry {
 
 const headerExpectSubject = "Nats-Expected-Last-Subject-Sequence-Subject"
 
-// findStanding looks for what a redelivery must not contradict and the condition on its event does not cover. A worker
-// may have crashed after it recorded the outcome and before it acknowledged the job.
+// place is where a message may be.
+type place struct{ stream, subject string }
+
+// findStanding looks for outcomes that a redelivery must not contradict and that the condition on its event does not
+// cover. A worker may have crashed after it recorded an outcome and before it acknowledged the job; the next one may end
+// the item earlier, when its subdir and name, and so the other event's subject, are not known.
 func (l *ledger) findStanding(ctx context.Context, entries []*entry) {
+	rare := l.countRare(ctx, entries)
 	var g errgroup.Group
 	g.SetLimit(lookups)
 	for _, e := range entries {
 		if e.err != nil {
 			continue
 		}
-		type place struct{ stream, subject string }
-		var places []place
-		switch e.o.Kind {
-		case pipeline.OutcomeFailed: // before it is quarantined
-			if e.terminal != "" {
-				places = append(places,
-					place{StreamEvents, siblingEvent(e.terminal, string(pipeline.OutcomePublished))},
-					place{StreamEvents, siblingEvent(e.terminal, string(pipeline.OutcomeSkipped))},
-					place{StreamEvents, siblingEvent(e.terminal, string(OutcomeAborted))})
-			}
-		case OutcomeAborted:
-			places = append(places, place{StreamEvents, siblingEvent(e.terminal, string(pipeline.OutcomeSkipped))})
-		}
-		if e.o.Next != "" && e.o.Kind != pipeline.OutcomeCrossed { // it has gone on to the next segment
-			places = append(places, place{StreamJobs, jobSubject(e.o.Next, l.c.Name, e.id())})
-		}
+		places := l.rivals(e, rare)
 		if len(places) == 0 {
 			continue
 		}
@@ -221,6 +213,74 @@ func (l *ledger) findStanding(ctx context.Context, entries []*entry) {
 		})
 	}
 	_ = g.Wait()
+}
+
+// rare says whether the campaign has outcomes of a sort that most campaigns have none of. While there are none, the common
+// outcomes need no look-ups.
+type rare struct{ earlySkips, aborts bool }
+
+func (l *ledger) countRare(ctx context.Context, entries []*entry) rare {
+	var r rare
+	common := func(e *entry) bool {
+		return e.err == nil && (e.o.Kind == pipeline.OutcomePublished || e.o.Kind == pipeline.OutcomeSkipped)
+	}
+	if !slices.ContainsFunc(entries, common) {
+		return r
+	}
+	skips, err := l.q.count(ctx, StreamEvents, unknownFilter(string(pipeline.OutcomeSkipped), l.c.Name))
+	var aborts uint64
+	if err == nil {
+		aborts, err = l.q.count(ctx, StreamEvents, eventFilter(string(OutcomeAborted), l.c.Name))
+	}
+	for _, e := range entries {
+		if err != nil && common(e) {
+			e.err = err
+		}
+	}
+	return rare{earlySkips: skips > 0, aborts: aborts > 0}
+}
+
+// rivals are the places of what would make the entry's outcome a second one. A look-up with wildcards takes the server
+// about a millisecond at 200,000 events, an exact one some 0.05 ms.
+func (l *ledger) rivals(e *entry, r rare) []place {
+	var out []place
+	if e.terminal != "" {
+		at := func(kind pipeline.OutcomeKind, subdirAndName string) {
+			out = append(out, place{StreamEvents, siblingWhere(e.terminal, string(kind), subdirAndName)})
+		}
+		early := strings.Contains(e.terminal, "."+unknownToken+"."+unknownToken+".")
+		switch e.o.Kind {
+		case pipeline.OutcomeFailed: // before it is quarantined
+			at(pipeline.OutcomePublished, "*")
+			at(pipeline.OutcomeSkipped, "*")
+			at(OutcomeAborted, "*")
+		case OutcomeAborted:
+			at(pipeline.OutcomePublished, "*")
+			at(pipeline.OutcomeSkipped, "*")
+			at(OutcomeAborted, "*")
+		case pipeline.OutcomePublished:
+			if r.earlySkips {
+				at(pipeline.OutcomeSkipped, unknownToken)
+			}
+			if r.aborts {
+				at(OutcomeAborted, "*")
+			}
+		case pipeline.OutcomeSkipped:
+			if early {
+				at(pipeline.OutcomePublished, "*")
+				at(pipeline.OutcomeSkipped, "*")
+			} else if r.earlySkips {
+				at(pipeline.OutcomeSkipped, unknownToken)
+			}
+			if r.aborts {
+				at(OutcomeAborted, "*")
+			}
+		}
+	}
+	if e.o.Next != "" && e.o.Kind != pipeline.OutcomeCrossed { // it may have gone on to the next segment
+		out = append(out, place{StreamJobs, jobSubject(e.o.Next, l.c.Name, e.id())})
+	}
+	return out
 }
 
 // quarantine stores the failed items with their failures.

@@ -96,10 +96,15 @@ func (encoder) Encode(c *pipeline.Campaign, o pipeline.Outcome) ([]event.Message
 	if strings.HasPrefix(it.Filename, "unencodable") {
 		return nil, errors.New("no")
 	}
+	// As the real one does, where the item ended before the hash stage knew these.
+	subdir, name := "_", "_"
+	if it.Package.Name != "" {
+		subdir, name = Token(it.Package.Subdir), Token(it.Package.Name)
+	}
 	var out []event.Message
 	for _, n := range names {
 		out = append(out, event.Message{
-			Subject: strings.Join([]string{"attest.v1", n, c.Name, Token(c.ChannelName()), "noarch", "n", Token(it.ID)}, "."),
+			Subject: strings.Join([]string{"attest.v1", n, c.Name, Token(c.ChannelName()), subdir, name, Token(it.ID)}, "."),
 			ID:      c.Name + "/" + it.ID + "/" + n,
 			Header:  map[string][]string{"ce-id": {it.ID}},
 			Data:    []byte(`{"item":"` + it.ID + `"}`),
@@ -182,12 +187,19 @@ func (i *instance) source(tb testing.TB, c *pipeline.Campaign, segment string, o
 
 func outcome(d pipeline.Delivery, kind pipeline.OutcomeKind) pipeline.Outcome {
 	o := pipeline.Outcome{Delivery: d, Kind: kind}
+	d.Item.Package.Subdir, d.Item.Package.Name = "noarch", "n"
 	switch kind {
 	case pipeline.OutcomePublished:
 		o.Events = []string{"signed", "published"}
 	case pipeline.OutcomeFailed, pipeline.OutcomeSkipped:
 		o.Failure = &pipeline.Failure{Stage: "hash", Cause: "test." + string(kind), Message: "so it is", Attempts: d.Attempt}
 	}
+	return o
+}
+
+// early makes an outcome one of an item that ended before anything was known of its package.
+func early(o pipeline.Outcome) pipeline.Outcome {
+	o.Delivery.Item.Package = pipeline.Package{}
 	return o
 }
 

@@ -112,6 +112,24 @@ func siblingEvent(subject, event string) string {
 	return eventPrefix + Token(event) + "." + tail
 }
 
+// unknownToken is what the event's encoder writes for a subdir or name that is not known (yet).
+const unknownToken = "_"
+
+// siblingWhere is siblingEvent with other tokens for subdir and name: "*" for whatever they are, unknownToken for the event
+// of an item that ended before they were known.
+func siblingWhere(subject, event, subdirAndName string) string {
+	t := strings.Split(siblingEvent(subject, event), ".")
+	if len(t) == 8 {
+		t[5], t[6] = subdirAndName, subdirAndName
+	}
+	return strings.Join(t, ".")
+}
+
+// unknownFilter are the campaign's events of one kind whose items ended before subdir and name were known.
+func unknownFilter(event, campaign string) string {
+	return eventPrefix + Token(event) + "." + Token(campaign) + ".*." + unknownToken + "." + unknownToken + ".*"
+}
+
 // ConsumerName is the name of the durable consumer of a campaign's segment: "<segment>@<campaign>". Neither part can
 // hold an '@', so no two of them share a name.
 func ConsumerName(campaign, segment string) string { return segment + "@" + campaign }
