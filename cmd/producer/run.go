@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/hallmark-attest/hallmark/internal/attest"
+	"github.com/hallmark-attest/hallmark/internal/channel"
+	"github.com/hallmark-attest/hallmark/internal/command"
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/pipeline/event"
+	"github.com/hallmark-attest/hallmark/pipeline/queue"
+	"github.com/hallmark-attest/hallmark/pipeline/telemetry"
+	"github.com/hallmark-attest/hallmark/stages"
+	"github.com/hallmark-attest/hallmark/stages/sign"
+)
+
+// grammar is the command line: one field for each command, one file for each field.
+type grammar struct {
+	command.Globals
+	Publish publishCmd `cmd:"" help:"Hash, sign, upload and publish packages, and wait until all is done: everything embedded."`
+	Submit  submitCmd  `cmd:"" help:"Enqueue packages on a NATS server for its workers, and return."`
+	Status  statusCmd  `cmd:"" help:"Show how campaigns get on: counts by stage, failures by cause, rate, time left."`
+	Watch   watchCmd   `cmd:"" help:"Print completed attestations as they come."`
+	Verify  verifyCmd  `cmd:"" help:"Verify packages against their sidecar, a bundle file or a channel."`
+	Inspect inspectCmd `cmd:"" help:"Show who signed a package, and where that is written. Verifies nothing."`
+}
+
+func run(args []string, s command.Streams) int {
+	var g grammar
+	return command.Main("producer", "Hallmark signs and publishes conda packages in bulk: submit, watch, verify.", command.Version(), &g, &g.Globals, args, s)
+}
+
+// parts are the concrete things that a whole pipeline in one process is made of.
+type parts struct {
+	queue    *queue.Queue
+	channel  *channel.Channel
+	signer   *sign.KeylessSigner
+	verifier *attest.Verifier
+	encoder  *event.Encoder
+}
+
+// runner puts the parts together for a campaign that is not cut.
+func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campaign, concurrency map[string]int, drain time.Duration, observers ...pipeline.Observer) (*pipeline.Runner, error) {
+	steps, err := stages.Build(stages.Names(), stages.Parts{Campaign: c, Channel: p.channel, Signer: p.signer, Verifier: p.verifier}, concurrency)
+	if err != nil {
+		return nil, command.Usage("", err)
+	}
+	meters, err := telemetry.NewMeters()
+	if err != nil {
+		return nil, err
+	}
+	r := &pipeline.Runner{Steps: steps, Ledger: p.queue.Ledger(c, p.encoder), Observer: pipeline.Observers(append(observers, meters)...), Log: env.Log, DrainTimeout: drain}
+	if r.Source, err = p.queue.Source(ctx, c.Name, steps[0].String(), queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: p.encoder}); err != nil {
+		return nil, err
+	}
+	return r, nil
+}

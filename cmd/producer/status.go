@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hallmark-attest/hallmark/internal/command"
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/pipeline/queue"
+)
+
+// statusCmd shows how campaigns stand, from the server's own counts.
+type statusCmd struct {
+	Campaign string `arg:"" optional:"" help:"Campaign to show (default: all that are open)."`
+	All      bool   `help:"Show closed campaigns too."`
+	command.QueueFlags
+	To string `placeholder:"DIR|s3://BUCKET/PREFIX" help:"Channel whose embedded server's state to look at, where neither --nats nor --state is given."`
+}
+
+// Run shows the status.
+func (s *statusCmd) Run(ctx context.Context, env *command.Env) error {
+	q, closeQueue, err := openExisting(ctx, env, &s.QueueFlags, s.To)
+	if err != nil {
+		return err
+	}
+	defer closeQueue()
+	campaigns, err := q.Campaigns().List(ctx)
+	if err != nil {
+		return fmt.Errorf("listing campaigns: %w", err)
+	}
+	out := []*summary{}
+	for _, c := range campaigns {
+		if s.Campaign != "" && c.Name != s.Campaign || s.Campaign == "" && !s.All && c.State != pipeline.StateOpen {
+			continue
+		}
+		sum, err := summarise(ctx, q, c)
+		if err != nil {
+			return fmt.Errorf("campaign %s: %w", c.Name, err)
+		}
+		if err := sum.estimate(ctx, q, c); err != nil {
+			return fmt.Errorf("campaign %s: %w", c.Name, err)
+		}
+		out = append(out, sum)
+	}
+	if s.Campaign != "" && len(out) == 0 {
+		return &command.Error{Code: command.ExitFailed, Item: s.Campaign, Err: errors.New("no such campaign"), Hint: "see producer status --all"}
+	}
+	return env.Result(struct {
+		Schema    string     `json:"schema"`
+		Campaigns []*summary `json:"campaigns"`
+	}{"hallmark.status/1", out}, func(w io.Writer) {
+		if len(out) == 0 {
+			fmt.Fprintln(w, "no open campaigns")
+		}
+		for _, sum := range out {
+			sum.status(w)
+		}
+	})
+}
+
+// openExisting opens the queue that other commands work with.
+func openExisting(ctx context.Context, env *command.Env, f *command.QueueFlags, to string) (*queue.Queue, func(), error) {
+	if f.NATS == "" && f.State == "" && to == "" {
+		return nil, nil, command.Usage("give --nats URL, or --to CHANNEL (or --state DIR) for the state of publish on this machine",
+			errors.New("which queue?"))
+	}
+	if to != "" {
+		ch := command.ChannelFlags{To: to, NoTargetChannel: true}
+		if err := ch.Check(); err != nil {
+			return nil, nil, err
+		}
+		to = ch.To
+	}
+	return f.Open(ctx, env, to)
+}
+
+// estimate adds the rate over the last minute, and what it means for the rest.
+func (s *summary) estimate(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) error {
+	if s.Waiting == 0 {
+		return nil
+	}
+	n, err := q.DoneSince(ctx, c.Name, time.Now().Add(-time.Minute))
+	if err != nil {
+		return err
+	}
+	s.PerMinute = n
+	if n > 0 {
+		s.Left = (s.Waiting*60 + n - 1) / n
+	}
+	return nil
+}
+
+// status writes a campaign as status shows it.
+func (s *summary) status(w io.Writer) {
+	fmt.Fprintf(w, "%s  %s  since %s\n", s.Campaign, s.State, s.Created.Format(time.RFC3339))
+	fmt.Fprintf(w, "  writes to   %s\n", s.To)
+	if s.ChannelURL != "" {
+		fmt.Fprintf(w, "  channel     %s\n", s.ChannelURL)
+	}
+	fmt.Fprintf(w, "  signed by   %s\n  issuer      %s\n", s.Identity, s.Issuer)
+	fmt.Fprintf(w, "  %d enqueued = %d published + %d skipped + %d set aside + %d aborted + %d waiting\n",
+		s.Enqueued, s.Published, s.Skipped, s.Failed, s.Aborted, s.Waiting)
+	for _, g := range s.Segments {
+		fmt.Fprintf(w, "  from %-8s %d pending, %d in flight, %d handed out more than once\n", g.Name, g.Pending, g.InFlight, g.Redelivered)
+	}
+	if s.PerMinute > 0 {
+		fmt.Fprintf(w, "  %d/min, about %s left\n", s.PerMinute, time.Duration(s.Left)*time.Second)
+	}
+	for _, k := range s.Causes {
+		fmt.Fprintf(w, "  %6d × %s", k.Count, k.Cause)
+		if k.Hint != "" {
+			fmt.Fprintf(w, " (%s)", k.Hint)
+		}
+		fmt.Fprintln(w)
+	}
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hallmark-attest/hallmark/internal/command"
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/pipeline/queue"
+	"github.com/hallmark-attest/hallmark/stages"
+)
+
+// submitCmd enqueues packages for the workers of a server.
+type submitCmd struct {
+	inputFlags
+	command.ChannelFlags
+	command.QueueFlags
+	Campaign string   `required:"" help:"Name of the campaign; submitting to it again adds only what is not in it yet."`
+	Identity string   `name:"certificate-identity" required:"" help:"Identity (SAN) that the workers must sign with; another one is refused."`
+	Issuer   string   `name:"certificate-oidc-issuer" required:"" help:"OIDC issuer of that identity."`
+	Cut      []string `placeholder:"STAGE" help:"Cut the list of stages before these, for workers with --stages: for example sign,upload."`
+}
+
+// Run submits.
+func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
+	if err := s.Check(); err != nil {
+		return err
+	}
+	if s.NATS == "" && s.State == "" {
+		return command.Usage("to do everything in one process, use publish", errors.New("no --nats: submit enqueues on a server, for its workers"))
+	}
+	c := &pipeline.Campaign{
+		Name: s.Campaign, Created: time.Now().UTC().Truncate(time.Second), State: pipeline.StateOpen,
+		To: s.To, ChannelURL: s.ChannelURL, NoTargetChannel: s.NoTargetChannel,
+		Identity: s.Identity, Issuer: s.Issuer, Cuts: s.Cut,
+	}
+	if err := c.Validate(); err != nil {
+		return command.Usage("", err)
+	}
+	segments, err := c.Segments(stages.Names())
+	if err != nil {
+		return command.Usage("", fmt.Errorf("--cut: %w", err))
+	}
+	q, closeQueue, err := s.Open(ctx, env, s.To)
+	if err != nil {
+		return err
+	}
+	defer closeQueue()
+	items, duplicates, err := s.read(ctx, env, c)
+	if err != nil {
+		return err
+	}
+	switch err := q.Campaigns().Create(ctx, c); {
+	case errors.Is(err, queue.ErrExists):
+		have, _, err := q.Campaigns().Get(ctx, c.Name)
+		if err != nil {
+			return fmt.Errorf("reading campaign %s: %w", c.Name, err)
+		}
+		if err := command.SameCampaign(have, c); err != nil {
+			return err
+		}
+		if have.State != pipeline.StateOpen {
+			return command.Usage("choose another name", fmt.Errorf("campaign %s is %s", have.Name, have.State))
+		}
+		c = have
+	case err != nil:
+		return fmt.Errorf("creating campaign %s: %w", c.Name, err)
+	}
+	res, err := q.Enqueue(ctx, c, segments[0][0], queue.Items(items...))
+	if err != nil {
+		return &command.Error{Code: command.ExitUpstream, Item: c.Name, Err: fmt.Errorf("enqueuing: %w", err),
+			Hint: "run the same command again: what is enqueued already is not enqueued twice"}
+	}
+	return env.Result(struct {
+		Schema     string `json:"schema"`
+		Campaign   string `json:"campaign"`
+		Queued     int    `json:"queued"`
+		Already    int    `json:"already"`
+		Duplicates int    `json:"duplicates"`
+	}{"hallmark.submission/1", c.Name, res.Queued, res.Already, duplicates}, func(w io.Writer) {
+		fmt.Fprintf(w, "campaign %s: %d packages enqueued, %d were there already\n", c.Name, res.Queued, res.Already)
+		if duplicates > 0 {
+			fmt.Fprintf(w, "%d arguments named a package that was named already\n", duplicates)
+		}
+	})
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hallmark-attest/hallmark/internal/attest"
+	"github.com/hallmark-attest/hallmark/internal/command"
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/pipeline/event"
+	"github.com/hallmark-attest/hallmark/pipeline/queue"
+	"github.com/hallmark-attest/hallmark/pipeline/telemetry"
+	"github.com/hallmark-attest/hallmark/stages"
+	"github.com/hallmark-attest/hallmark/stages/sign"
+)
+
+// grammar is the command line. The worker has one command: work.
+type grammar struct {
+	command.Globals
+	command.QueueFlags
+	command.SignFlags
+	Stages       []string       `placeholder:"STAGE" help:"Run these stages: a run of hash, sign, upload, publish (default: all). Campaigns that are cut otherwise are left to other workers."`
+	Concurrency  map[string]int `placeholder:"STAGE=N;…" help:"How many items are in a stage at once, by stage and campaign."`
+	DrainTimeout time.Duration  `default:"60s" help:"After SIGTERM, carry on what is signed for at most this long."`
+}
+
+func run(args []string, s command.Streams) int {
+	var g grammar
+	return command.Main("worker", "Hallmark's worker runs the stages hash, sign, upload and publish on the items of every open campaign.",
+		command.Version(), &g, &g.Globals, args, s)
+}
+
+// Run works until ctx ends.
+func (g *grammar) Run(ctx context.Context, env *command.Env) error {
+	if g.NATS == "" && g.Listen == "" {
+		return command.Usage("give --nats URL, or --listen 127.0.0.1:PORT to be the server as well",
+			errors.New("no server: nobody could submit anything to this worker"))
+	}
+	names := g.Stages
+	if len(names) == 0 {
+		names = stages.Names()
+	}
+	w := &worker{env: env, names: names, concurrency: g.Concurrency, drain: g.DrainTimeout}
+	// A worker holds the credentials that its stages need, and no others.
+	if slices.Contains(names, "sign") {
+		signer, verifier, err := g.Signer(ctx, env)
+		if err != nil {
+			return err
+		}
+		if w.identity, w.issuer, err = signer.Identity(ctx); err != nil {
+			return err
+		}
+		w.signer, w.verifier = signer, verifier
+	} else if slices.Contains(names, "hash") {
+		verifier, err := g.Verifier(ctx)
+		if err != nil {
+			return err
+		}
+		w.verifier = verifier
+	}
+	var err error
+	if w.meters, err = telemetry.NewMeters(); err != nil {
+		return err
+	}
+	q, closeQueue, err := g.Open(ctx, env, "worker")
+	if err != nil {
+		return err
+	}
+	defer closeQueue()
+	w.queue = q
+	return w.work(ctx)
+}
+
+// worker serves every open campaign with one runner each.
+type worker struct {
+	env              *command.Env
+	queue            *queue.Queue
+	signer           *sign.KeylessSigner
+	verifier         *attest.Verifier
+	identity, issuer string
+	meters           pipeline.Observer
+	names            []string
+	concurrency      map[string]int
+	drain            time.Duration
+}
+
+// work starts a runner for each campaign that opens and ends it when the campaign closes; it returns when ctx has ended
+// and every runner has drained, or when the campaigns cannot be watched any more.
+func (w *worker) work(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	running := map[string]context.CancelFunc{}
+	for change, err := range w.queue.Campaigns().Watch(ctx) {
+		if err != nil {
+			if ctx.Err() != nil {
+				break
+			}
+			w.env.Log.Error("a campaign cannot be read", "error", err)
+			continue
+		}
+		c := change.Campaign
+		stop, runs := running[c.Name]
+		switch {
+		case c.State == pipeline.StateOpen && !runs:
+			run, stop := context.WithCancel(ctx)
+			running[c.Name] = stop
+			wg.Go(func() {
+				defer stop()
+				w.campaign(run, c)
+			})
+		case c.State != pipeline.StateOpen && runs:
+			stop()
+			delete(running, c.Name)
+		}
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		w.env.Log.Info("drained")
+	}
+	return nil // ending on SIGTERM is what a daemon is for
+}
+
+// campaign works on one campaign until ctx ends. What is wrong with one campaign does not end the others.
+func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) {
+	log := w.env.Log.With("campaign", c.Name)
+	for {
+		err := w.serve(ctx, c)
+		if ctx.Err() != nil || err == nil {
+			return
+		}
+		// The reason may go away: another identity, rights given, a store that is back. Until then others may serve it.
+		log.Error("not serving the campaign for now", "error", err, "next_try_in", time.Minute)
+		select {
+		case <-time.After(time.Minute):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// serve runs the worker's stages on the campaign's items.
+func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
+	segments, err := c.Segments(stages.Names())
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(segments, func(s []string) bool { return slices.Equal(s, w.names) })
+	if at < 0 {
+		return fmt.Errorf("the campaign is cut into %s, this worker runs %s", segmentsText(segments), strings.Join(w.names, ","))
+	}
+	if w.signer != nil && (w.identity != c.Identity || w.issuer != c.Issuer) {
+		return &command.Error{Code: command.ExitIdentity, Item: c.Name, Hint: "start the worker as the campaign's signer",
+			Err: fmt.Errorf("this worker would sign as %s (%s); the campaign's signer is %s (%s)", w.identity, w.issuer, c.Identity, c.Issuer)}
+	}
+	p := stages.Parts{Campaign: c, Verifier: w.verifier}
+	if w.signer != nil {
+		p.Signer = w.signer
+	}
+	if needsStore(w.names) {
+		if p.Channel, err = command.OpenChannel(ctx, c.To); err != nil {
+			return err
+		}
+	}
+	steps, err := stages.Build(w.names, p, w.concurrency)
+	if err != nil {
+		return err
+	}
+	encoder := &event.Encoder{Version: command.Version()}
+	r := &pipeline.Runner{Steps: steps, Ledger: w.queue.Ledger(c, encoder), Observer: w.meters,
+		Log: w.env.Log.With("campaign", c.Name), DrainTimeout: w.drain}
+	if at+1 < len(segments) {
+		r.Next = segments[at+1][0]
+	}
+	if r.Source, err = w.queue.Source(ctx, c.Name, w.names[0], queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: encoder}); err != nil {
+		return err
+	}
+	w.env.Log.Info("serving a campaign", "campaign", c.Name, "stages", strings.Join(w.names, ","))
+	return r.Run(ctx)
+}
+
+// needsStore: only the stages that look into the channel or write to it get its credentials.
+func needsStore(names []string) bool {
+	return !slices.Equal(names, []string{"sign"})
+}
+
+func segmentsText(segments [][]string) string {
+	var out []string
+	for _, s := range segments {
+		out = append(out, strings.Join(s, ","))
+	}
+	return strings.Join(out, " | ")
+}

@@ -1,0 +1,235 @@
+package command
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sigstore/sigstore-go/pkg/root"
+
+	"github.com/hallmark-attest/hallmark/internal/attest"
+	"github.com/hallmark-attest/hallmark/internal/channel"
+	"github.com/hallmark-attest/hallmark/internal/identity"
+	"github.com/hallmark-attest/hallmark/internal/store"
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/pipeline/queue"
+	"github.com/hallmark-attest/hallmark/stages/sign"
+)
+
+// ChannelFlags say where a campaign writes and what it attests: two things.
+type ChannelFlags struct {
+	To              string `required:"" placeholder:"DIR|s3://BUCKET/PREFIX" help:"Channel to write to: a directory, or s3://bucket/prefix."`
+	ChannelURL      string `name:"channel-url" placeholder:"URL" help:"The channel's public http(s) URL, attested as CEP 27's targetChannel."`
+	NoTargetChannel bool   `help:"Attest no channel: the statement's predicate is null."`
+}
+
+// Check refuses what CEP 27 forbids, and makes To absolute.
+func (f *ChannelFlags) Check() error {
+	if f.ChannelURL != "" && f.NoTargetChannel {
+		return Usage("give one of them", errors.New("--channel-url and --no-target-channel exclude each other"))
+	}
+	if f.ChannelURL == "" && !f.NoTargetChannel {
+		return Usage("give the public URL that users will have in their configuration, or --no-target-channel to attest none",
+			errors.New("no --channel-url: the attestation would not say for which channel the package is"))
+	}
+	if f.ChannelURL != "" {
+		if err := attest.CheckTargetChannel(f.ChannelURL); err != nil {
+			hint := ""
+			if e, ok := errors.AsType[*attest.Error](err); ok {
+				hint = e.Hint
+			}
+			return Usage(hint, fmt.Errorf("--channel-url: %w", err))
+		}
+	}
+	if !strings.Contains(f.To, "://") {
+		abs, err := filepath.Abs(f.To)
+		if err != nil {
+			return Usage("", fmt.Errorf("--to: %w", err))
+		}
+		f.To = abs
+	}
+	return nil
+}
+
+// OpenChannel opens the place that a campaign writes to and proves that it can be written to as Hallmark must: with
+// conditions.
+func OpenChannel(ctx context.Context, to string) (*channel.Channel, error) {
+	s, err := store.Open(ctx, to, Traced("s3"))
+	if err != nil {
+		return nil, Usage("", fmt.Errorf("opening the channel: %w", err))
+	}
+	if err := store.Probe(ctx, s); err != nil {
+		hint := "check the address, the network and the store's own health"
+		switch {
+		case errors.Is(err, store.ErrAuth):
+			hint = "check the credentials and their rights: read, write, list and delete"
+		case errors.Is(err, store.ErrUnsupported):
+			hint = "use a store that honours If-None-Match and If-Match on PUT"
+		}
+		return nil, Usage(hint, fmt.Errorf("the channel cannot be written to: %w", err))
+	}
+	return channel.New(s, channel.Options{}), nil
+}
+
+// TrustFlags say whom to trust.
+type TrustFlags struct {
+	TrustedRoot string `type:"path" placeholder:"FILE" help:"Trusted root of a private Sigstore instance (default: public-good Sigstore, by TUF)."`
+}
+
+// SignFlags say how to sign.
+type SignFlags struct {
+	TrustFlags
+	SigningConfig string `type:"path" placeholder:"FILE" help:"Signing configuration of a private Sigstore instance (default: public-good Sigstore, by TUF)."`
+	RekorVersion  uint32 `default:"0" enum:"0,1,2" help:"Use the transparency log with this API version: 1 or 2; 0 as the signing configuration says."`
+	Certificate   string `default:"shared" enum:"shared,per-package" help:"One certificate re-used within its life (shared), or one for each package."`
+	IDTokenFile   string `name:"identity-token-file" type:"path" placeholder:"FILE" help:"File that holds the OIDC identity token; read anew for each certificate."`
+}
+
+// Trust loads the trust root, and for public-good Sigstore its signing configuration as well.
+func (f *TrustFlags) Trust(ctx context.Context) (*attest.TrustRoot, *root.SigningConfig, error) {
+	if f.TrustedRoot != "" {
+		tr, err := attest.LoadTrustRoot(f.TrustedRoot)
+		if err != nil {
+			return nil, nil, Usage("give the trusted_root.json of the Sigstore instance", err)
+		}
+		return tr, nil, nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	tr, sc, err := attest.PublicGood(ctx, filepath.Join(cache, "hallmark", "tuf"), attest.TUFOptions{})
+	if err != nil {
+		return nil, nil, &Error{Code: ExitUpstream, Err: fmt.Errorf("fetching the public-good trust root by TUF: %w", err),
+			Hint: "check the network, or give --trusted-root and --signing-config for a private instance"}
+	}
+	return tr, sc, nil
+}
+
+// Verifier loads the trust root and returns what verifies against it.
+func (f *TrustFlags) Verifier(ctx context.Context) (*attest.Verifier, error) {
+	tr, _, err := f.Trust(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return attest.NewVerifier(tr)
+}
+
+// Signer finds the identity and returns what signs with it, and what verifies the result.
+func (f *SignFlags) Signer(ctx context.Context, env *Env) (*sign.KeylessSigner, *attest.Verifier, error) {
+	if (f.TrustedRoot == "") != (f.SigningConfig == "") {
+		return nil, nil, Usage("give both, or none for public-good Sigstore", errors.New("--trusted-root and --signing-config go together"))
+	}
+	tokens, err := identity.Detect(identity.Options{TokenFile: f.IDTokenFile, Interactive: env.Interactive(), Out: env.Stderr})
+	if err != nil {
+		return nil, nil, err
+	}
+	tr, sc, err := f.Trust(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.SigningConfig != "" {
+		if sc, err = attest.LoadSigningConfig(f.SigningConfig); err != nil {
+			return nil, nil, Usage("give the signing_config.json of the Sigstore instance", err)
+		}
+	}
+	v, err := attest.NewVerifier(tr)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := sign.NewSigner(sign.Config{TrustRoot: tr, SigningConfig: sc, Tokens: tokens, PerPackage: f.Certificate == "per-package",
+		RekorVersion: f.RekorVersion})
+	if err != nil {
+		return nil, nil, Usage("check the signing configuration", err)
+	}
+	return s, v, nil
+}
+
+// QueueFlags say where the queue is.
+type QueueFlags struct {
+	NATS     string `name:"nats" placeholder:"URL" help:"NATS server with JetStream to use instead of the embedded one."`
+	Creds    string `name:"nats-creds" type:"path" placeholder:"FILE" help:"Credentials file for the NATS server."`
+	Replicas int    `help:"Replicas of the streams: 1 or 3 (default: 1 where they are created, else what they have)."`
+	State    string `type:"path" placeholder:"DIR" help:"Folder of the embedded server's state (default: one for each channel below the user's state folder)."`
+	Listen   string `placeholder:"127.0.0.1:PORT" help:"Let other commands reach the embedded server here (default: it listens nowhere)."`
+}
+
+// StateDir is the folder of the embedded server for work on the channel to.
+func (f *QueueFlags) StateDir(to string) (string, error) {
+	if f.State != "" {
+		return f.State, nil
+	}
+	base := os.Getenv("XDG_STATE_HOME")
+	if base == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", Usage("give --state DIR", fmt.Errorf("no place for the embedded server's state: %w", err))
+		}
+		base = filepath.Join(home, ".local", "state")
+	}
+	h := sha256.Sum256([]byte(to))
+	return filepath.Join(base, "hallmark", hex.EncodeToString(h[:8])), nil
+}
+
+// Open connects to the server, or starts the embedded one with its state for the channel to. The returned function ends
+// both.
+func (f *QueueFlags) Open(ctx context.Context, env *Env, to string) (*queue.Queue, func(), error) {
+	if f.NATS != "" {
+		nc, err := queue.Connect(ctx, f.NATS, queue.ConnectOptions{CredsFile: f.Creds, Log: env.Log})
+		if err != nil {
+			return nil, nil, &Error{Code: ExitUsage, Err: err, Hint: "check --nats and that the server runs with JetStream"}
+		}
+		q, err := queue.Open(ctx, nc, queue.Options{Replicas: f.Replicas, Log: env.Log})
+		if err != nil {
+			nc.Close()
+			return nil, nil, &Error{Code: ExitUsage, Err: err}
+		}
+		return q, nc.Close, nil
+	}
+	dir, err := f.StateDir(to)
+	if err != nil {
+		return nil, nil, err
+	}
+	srv, err := queue.Embed(dir, queue.EmbedOptions{Listen: f.Listen, Log: env.Log})
+	if err != nil {
+		hint := ""
+		if errors.Is(err, queue.ErrInUse) {
+			hint = "wait for the other run, or give this one its own --state DIR"
+		}
+		return nil, nil, &Error{Code: ExitUsage, Err: err, Item: dir, Hint: hint}
+	}
+	nc, err := srv.Connect(queue.ConnectOptions{Log: env.Log})
+	if err != nil {
+		srv.Close()
+		return nil, nil, err
+	}
+	q, err := queue.Open(ctx, nc, queue.Options{Log: env.Log})
+	if err != nil {
+		nc.Close()
+		srv.Close()
+		return nil, nil, err
+	}
+	return q, func() { nc.Close(); srv.Close() }, nil
+}
+
+// SameCampaign says how two descriptions of a campaign differ, or returns nil.
+func SameCampaign(have, want *pipeline.Campaign) error {
+	for _, f := range []struct{ name, have, want string }{
+		{"channel", have.To, want.To},
+		{"channel URL", have.ChannelURL, want.ChannelURL},
+		{"identity", have.Identity, want.Identity},
+		{"issuer", have.Issuer, want.Issuer},
+		{"cuts", strings.Join(have.Cuts, ","), strings.Join(want.Cuts, ",")},
+	} {
+		if f.have != f.want {
+			return &Error{Code: ExitUsage, Item: have.Name, Hint: "a campaign's channel, signer and cuts are frozen: choose another name",
+				Err: fmt.Errorf("campaign %s was started with %s %q, not %q", have.Name, f.name, f.have, f.want)}
+		}
+	}
+	return nil
+}
