@@ -13,7 +13,7 @@ import (
 type codec struct {
 	shards   *zstd.Encoder
 	repodata *zstd.Encoder
-	decoder          *zstd.Decoder
+	decoder  *zstd.Decoder
 }
 
 func newCodec() *codec {

@@ -109,7 +109,7 @@ func TestWriters(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, get := open(t)
-			const writers, each, rounds = 8, 6, 3
+			const writers, each, rounds = 8, 6, 2
 			var wg sync.WaitGroup
 			for w := range writers {
 				wg.Go(func() {

@@ -1,0 +1,178 @@
+package channel
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+// corpus gives real files, where they are there.
+func corpus(f *testing.F, pattern string) {
+	files, err := filepath.Glob("../../../shared/corpus/" + pattern)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, p := range files {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+}
+
+// FuzzRepodata: whatever can be read has the same meaning when it is written, and is then written the same again.
+func FuzzRepodata(f *testing.F) {
+	corpus(f, "repodata/*.json")
+	for _, s := range []string{"", " \n", "{}", "[]", "{", `{"packages":null,"packages.conda":{}}`, `{"packages":{"a":{}},"packages":{}}`,
+		`{"packages":{"a":{},"\u0061":{}}}`, `{"packages":{"a":[]}}`, `{"removed":["a"],"x":[1,{"y":"\"}"}]}`, `{"removed":{}}`,
+		"\xef\xbb\xbf{}", `{"packages":{"a\\":{"b":"c\\\"}"}}}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := parseRepodata(b)
+		if err != nil {
+			return
+		}
+		out := d.encode()
+		again, err := parseRepodata(out)
+		if err != nil {
+			t.Fatalf("cannot read what was written: %v\n%s", err, out)
+		}
+		if !bytes.Equal(again.encode(), out) {
+			t.Fatal("written again, it differs")
+		}
+		var before, after map[string]any
+		if len(bytes.TrimSpace(b)) == 0 {
+			b = []byte("{}")
+		}
+		if json.Unmarshal(b, &before) != nil || json.Unmarshal(out, &after) != nil {
+			t.Fatal("no longer JSON")
+		}
+		for _, k := range []string{"packages", "packages.conda"} {
+			if before[k] == nil {
+				before[k] = map[string]any{}
+			}
+		}
+		if d := cmp.Diff(before, after); d != "" {
+			t.Fatal(d)
+		}
+	})
+}
+
+func FuzzShard(f *testing.F) {
+	for _, v := range []any{
+		map[string]any{"packages": map[string]any{"a-1-0.tar.bz2": map[string]any{"name": "a", "sha256": []byte{1}}}, "packages.conda": map[string]any{}, "removed": []string{"x"}},
+		map[string]any{"packages": nil, "x": 1.5}, []any{}, map[int]int{1: 2}, nil,
+	} {
+		b, err := msgpack.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add(bytes.Repeat([]byte{0x91}, 100000))
+	f.Add([]byte{0x81, 0xa1, 'x', 0xdd, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := parseShard(b)
+		if err != nil {
+			return
+		}
+		out := s.encode()
+		again, err := parseShard(out)
+		if err != nil {
+			t.Fatalf("cannot read what was written: %v", err)
+		}
+		if !bytes.Equal(again.encode(), out) {
+			t.Fatal("written again, it differs")
+		}
+		if len(again.packages) != len(s.packages) || len(again.conda) != len(s.conda) {
+			t.Fatal("records were lost")
+		}
+		for _, m := range append(s.packages, s.conda...) {
+			fields, err := splitMap(m.raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			digestField(fields, "sha256")
+			if raw, err := unpackRecord(m.raw); err == nil && !json.Valid(raw) {
+				t.Fatalf("not JSON: %q", raw)
+			}
+			if next := joinMap(nil, setMember(fields, attestations, appendDigest(nil, strings.Repeat("ab", 32)))); len(next) <= len(joinMap(nil, fields)) && digestField(fields, attestations) == "" {
+				if _, ok := lookup(fields, attestations); !ok {
+					t.Fatal("nothing was added")
+				}
+			}
+		}
+	})
+}
+
+func FuzzShardIndex(f *testing.F) {
+	for _, v := range []any{
+		map[string]any{"version": 1, "info": map[string]any{"base_url": "", "shards_base_url": "./shards/"}, "shards": map[string]any{"a": make([]byte, 32)}},
+		map[string]any{"info": map[string]any{"shards_base_url": "../../x/"}, "shards": map[string]any{}},
+		map[string]any{"version": 2}, map[string]any{"shards": map[string]any{"a": []byte{1}}},
+	} {
+		b, err := msgpack.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		x, err := parseShardIndex("linux-64", b)
+		if err != nil {
+			return
+		}
+		for _, h := range x.shards {
+			if k := x.key(h); strings.HasPrefix(k, "/") || strings.Contains("/"+k+"/", "/../") {
+				t.Fatalf("a shard at %s", k)
+			}
+		}
+		n, raw := x.with("linux-64", map[string]hash{"new": {1}}, clock()())
+		again, err := parseShardIndex("linux-64", raw)
+		if err != nil {
+			t.Fatalf("cannot read what was written: %v", err)
+		}
+		if d := cmp.Diff(n.shards, again.shards); d != "" || len(again.shards) < len(x.shards) {
+			t.Fatal(d)
+		}
+		if again.folder != x.folder {
+			t.Fatalf("the shards moved from %s to %s", x.folder, again.folder)
+		}
+	})
+}
+
+// FuzzSetJSON: a field that is put into a record leaves the others as they were.
+func FuzzSetJSON(f *testing.F) {
+	for _, s := range []string{`{}`, `{"a":1}`, `{ "z" : "attestations_sha256" }`, `{"attestations_sha256": null , "b":{}}`, `{"attestations_sha25\u0036":"x"}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if !json.Valid(b) {
+			return
+		}
+		ms, err := splitObject(b)
+		if err != nil || sortMembers(append([]member{}, ms...)) != nil {
+			return
+		}
+		out := setJSON(b, ms, attestations, "new")
+		var before, after map[string]any
+		if err := json.Unmarshal(b, &before); err != nil {
+			return // invalid for another reason: too deep
+		}
+		if err := json.Unmarshal(out, &after); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		before[attestations] = "new"
+		if d := cmp.Diff(before, after); d != "" {
+			t.Fatal(d)
+		}
+	})
+}
