@@ -32,6 +32,9 @@ func Transient(err error) (after time.Duration, ok bool) {
 			return 0, true
 		}
 	}
+	if o, ok := errors.AsType[*outage](err); ok {
+		return o.after, true
+	}
 	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() {
 		return 0, true
 	}
