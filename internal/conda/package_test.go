@@ -266,6 +266,38 @@ func TestReadErrorsAreNotThePackages(t *testing.T) {
 	}
 }
 
+// A drain MUST NOT wait for the rest of a large package.
+func TestReadEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	for _, f := range []conda.Format{conda.Conda, conda.TarBz2} {
+		s := plain(f)
+		s.Payload = 3 << 20
+		b := build(t, s)
+		ctx, cancel := context.WithCancel(t.Context())
+		r := &cancelling{failing: failing{r: bytes.NewReader(b), at: 1 << 40}, after: 1 << 20, cancel: cancel}
+		_, err := conda.Read(ctx, r, int64(len(b)), s.Filename())
+		if !errors.Is(err, context.Canceled) || code(err) != "" {
+			t.Errorf("%s: %v", s.Filename(), err)
+		}
+		if n := r.read.Load(); n > 2<<20 {
+			t.Errorf("%s: %d bytes read, cancelled after %d", s.Filename(), n, r.after)
+		}
+	}
+}
+
+type cancelling struct {
+	failing
+	after  int64
+	cancel context.CancelFunc
+}
+
+func (c *cancelling) ReadAt(p []byte, off int64) (int, error) {
+	if c.read.Load() >= c.after {
+		c.cancel()
+	}
+	return c.failing.ReadAt(p, off)
+}
+
 func TestReadReadsOnce(t *testing.T) {
 	t.Parallel()
 	for _, f := range []conda.Format{conda.Conda, conda.TarBz2} {

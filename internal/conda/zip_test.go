@@ -166,6 +166,57 @@ func TestReadNoticesOtherZipFields(t *testing.T) {
 	}
 }
 
+// What needs more than one byte changed to be consistent in itself.
+func TestReadRefusesConsistentOddities(t *testing.T) {
+	t.Parallel()
+	s := plain(conda.Conda)
+	p := parts(t, build(t, s))
+	whole := build(t, s)
+	dir, end := bytes.Index(whole, []byte("PK\x01\x02")), len(whole)-22
+	late := described(t, p, "")
+	lateDir := bytes.Index(late, []byte("PK\x01\x02"))
+	for what, change := range map[string]func() []byte{
+		"bytes between the directory and its end": func() []byte {
+			return append(append(bytes.Clone(whole[:end]), "more"...), whole[end:]...)
+		},
+		"bytes between the entries and the directory": func() []byte {
+			b := append(append(bytes.Clone(whole[:dir]), "more"...), whole[dir:]...)
+			binary.LittleEndian.PutUint32(b[len(b)-6:], uint32(dir+4))
+			return b
+		},
+		"encrypted by both headers": func() []byte {
+			b := bytes.Clone(whole)
+			b[6], b[dir+8] = 1, 1
+			return b
+		},
+		"longer than the file by both sizes": func() []byte {
+			b := bytes.Clone(late)
+			b[lateDir+22], b[lateDir+26] = 1, 1 // 64 KiB more
+			return b
+		},
+		"shorter by both sizes": func() []byte {
+			b := bytes.Clone(late)
+			b[lateDir+20]--
+			b[lateDir+24]--
+			return b
+		},
+		"extra field longer than the file": func() []byte {
+			b := bytes.Clone(whole)
+			b[28], b[29] = 0xff, 0xff
+			return b
+		},
+		"half a ZIP64 field": func() []byte {
+			b := zip64(p, "")
+			b[30+13+2] = 12
+			return b
+		},
+	} {
+		if _, err := read(t, s.Filename(), change()); code(err) != conda.CodeBadZip {
+			t.Errorf("%s: code %q: %v", what, code(err), err)
+		}
+	}
+}
+
 // secondOpinion reads info/index.json of a .conda with the standard library's ZIP reader.
 func secondOpinion(b []byte) ([]byte, error) {
 	z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
