@@ -50,7 +50,16 @@ func TestSignConcurrently(t *testing.T) {
 				t.Fatalf("RekorVersion = %d", s.RekorVersion())
 			}
 			const n = 100
-			var wg sync.WaitGroup
+			// All meet at the timestamp authority, so that nothing orders what they do to the log's client afterwards.
+			var gate, wg sync.WaitGroup
+			gate.Add(n)
+			f.fault = func(service string, _ int, _ *http.Request) (*http.Response, error) {
+				if service == serviceTSA {
+					gate.Done()
+					gate.Wait()
+				}
+				return nil, nil
+			}
 			certs := make([]string, n)
 			for i := range n {
 				wg.Go(func() {
