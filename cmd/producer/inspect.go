@@ -110,7 +110,7 @@ func (c *inspectCmd) Run(_ context.Context, env *command.Env) error {
 func (a *attestation) text(w io.Writer) {
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "  %-20s %s\n", name, value)
+			fmt.Fprintf(w, "  %-36s %s\n", name, value)
 		}
 	}
 	row("package", a.Package)

@@ -174,6 +174,8 @@ func (p *publishCmd) conclude(ctx context.Context, env *command.Env, q *queue.Qu
 	if s.Waiting == 0 && runErr == nil {
 		if err := q.Campaigns().Close(ctx, c.Name); err != nil {
 			env.Log.Warn("closing the campaign", "campaign", c.Name, "error", err)
+		} else {
+			s.State = string(pipeline.StateClosed)
 		}
 	}
 	if err := env.Result(s, s.text); err != nil {

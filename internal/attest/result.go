@@ -29,8 +29,8 @@ type Result struct {
 	CertSHA256          string // of the signing certificate, lower-case hex
 	NotBefore, NotAfter time.Time
 
-	SignedAt   time.Time // the earliest verified time; zero from Inspect
-	SignedAtBy string    // SignedAtRFC3161 or SignedAtIntegrated; "" from Inspect
+	SignedAt   time.Time // the earliest verified time; from Inspect the earliest claimed
+	SignedAtBy string    // SignedAtRFC3161 or SignedAtIntegrated
 
 	DSSESig           string // the envelope's signature, base64
 	BundleSHA256      string // of the bundle's bytes without surrounding white space, lower-case hex

@@ -2,16 +2,12 @@ package command
 
 import (
 	"net/http"
-	"time"
 
+	"github.com/hallmark-attest/hallmark/internal/store"
 	"github.com/hallmark-attest/hallmark/pipeline/telemetry"
 )
 
-// Traced is a transport for an upstream that is called by hundreds of items at once, with a span for each call.
+// Traced is the transport to a store, with a span for each request.
 func Traced(upstream string) http.RoundTripper {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConns = 0 // no bound but the host's
-	t.MaxIdleConnsPerHost = 128
-	t.IdleConnTimeout = 90 * time.Second
-	return telemetry.Transport(t, upstream)
+	return telemetry.Transport(store.NewTransport(), upstream)
 }

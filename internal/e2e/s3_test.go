@@ -17,8 +17,7 @@ func TestS3(t *testing.T) {
 	const n = 16
 	srv := storetest.StartS3(t)
 	packages := samples(t, n, 41)
-	s3env := []string{"AWS_ACCESS_KEY_ID=" + srv.Access, "AWS_SECRET_ACCESS_KEY=" + srv.Secret, "AWS_ENDPOINT_URL=" + srv.Endpoint, "AWS_REGION=us-east-1"}
-	env := append(append([]string{}, stack.env...), s3env...)
+	env := append(append([]string{}, stack.env...), srv.Env()...)
 	p := newPlace(t)
 	p.channel = "s3://" + srv.Bucket + "/forge"
 	s := decode[campaign](t, runEnv(t, env, programs.producer, p.publish(packages...)...).want(t, 0))
@@ -29,7 +28,7 @@ func TestS3(t *testing.T) {
 		t.Errorf("again: %+v", s)
 	}
 
-	st, err := store.NewS3(t.Context(), store.S3Config{Bucket: srv.Bucket, Prefix: "forge", Endpoint: srv.Endpoint, PathStyle: true, Credentials: srv.Credentials()})
+	st, err := srv.Open(t.Context(), "forge")
 	if err != nil {
 		t.Fatal(err)
 	}
