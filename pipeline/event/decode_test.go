@@ -150,3 +150,23 @@ func FuzzScrub(f *testing.F) {
 		}
 	})
 }
+
+// TestPageIsTrue: the page for subscribers shows the golden event, and every type there is.
+func TestPageIsTrue(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "events.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(b)
+	g := readGolden(t, Published)
+	want := []string{string(indent(t, g.Data)), g.Subject, SpecVersion, Schema, TypeSigned, TypePublished, TypeSkipped, TypeFailed, TypeAborted}
+	for k, v := range g.Header {
+		want = append(want, k+": "+v[0]+"\n")
+	}
+	for _, w := range want {
+		if !strings.Contains(page, w) {
+			t.Errorf("docs/events.md does not have:\n%s", w)
+		}
+	}
+}

@@ -26,9 +26,13 @@ type Filter struct {
 	FromSequence uint64
 	// Since starts at what was stored from this time on. It is ignored where FromSequence is set.
 	Since time.Time
+	// New starts with what is stored after Subscribe began. It is ignored where FromSequence or Since is set.
+	New bool
 	// ReplayOnly ends after what the stream held when Subscribe began.
 	ReplayOnly bool
 }
+
+func (f Filter) onlyNew() bool { return f.New && f.FromSequence == 0 && f.Since.IsZero() }
 
 // subjects returns the filter as NATS subjects that do not overlap.
 func (f Filter) subjects() []string {
@@ -145,6 +149,9 @@ func (s *subscription) follow(ctx context.Context) (again bool, err error) {
 	}()
 	if !s.began {
 		s.began, s.total = true, info.NumPending
+		if s.filter.onlyNew() {
+			s.last = info.Delivered.Stream // a consumer made after an outage must not take "new" anew
+		}
 	}
 	if s.filter.ReplayOnly && info.NumPending == 0 {
 		return false, nil
@@ -207,6 +214,8 @@ func (s *subscription) config() jetstream.ConsumerConfig {
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, s.filter.FromSequence
 	case !s.filter.Since.IsZero():
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &s.filter.Since
+	case s.filter.New && !s.began:
+		cfg.DeliverPolicy = jetstream.DeliverNewPolicy
 	}
 	return cfg
 }

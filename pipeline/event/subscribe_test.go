@@ -97,6 +97,8 @@ func TestSubscribeFilters(t *testing.T) {
 		"from":        {Filter{FromSequence: 5}, []string{"a/signed/pkg.2", "a/published/pkg.2"}},
 		"beyond":      {Filter{FromSequence: 7}, nil},
 		"since never": {Filter{Since: time.Now().Add(time.Hour)}, nil},
+		"new":         {Filter{New: true}, nil},
+		"new, from":   {Filter{New: true, FromSequence: 6}, []string{"a/published/pkg.2"}},
 		"since ever":  {Filter{Since: time.Now().Add(-time.Hour), Campaign: "b"}, []string{"b/signed/pkg.1", "b/published/pkg.1"}},
 	} {
 		tc.filter.ReplayOnly = true
@@ -236,5 +238,93 @@ func TestSubscribeEnds(t *testing.T) {
 	}
 	if !errors.Is(last, nats.ErrConnectionClosed) {
 		t.Errorf("after the connection was closed: %v", last)
+	}
+}
+
+// TestSubscribeNew: what was there before does not come, also not after the consumer has to be made anew; what is stored
+// meanwhile does.
+func TestSubscribeNew(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, t.TempDir(), 0)
+	js := connect(t, s)
+	createStream(t, js)
+	publish(t, js, "a", 1)
+	var got []string
+	sub := subscription{js: js, filter: Filter{New: true, ReplayOnly: true}, yield: func(e *Event, err error) bool {
+		if err != nil {
+			t.Error(err)
+			return false
+		}
+		got = append(got, label(e))
+		return true
+	}}
+	if _, err := sub.follow(t.Context()); err != nil || len(got) > 0 { // its consumer ends before anything has come
+		t.Fatal(got, err)
+	}
+	publish(t, js, "a", 2)
+	if _, err := sub.follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) == 0 || got[0] != "a/signed/pkg.2" {
+		t.Errorf("after the outage: %v", got)
+	}
+}
+
+// TestSubscribeNeedsOnly: the permissions that docs/events.md names are enough, and do hold a subscriber to its filter.
+func TestSubscribeNeedsOnly(t *testing.T) {
+	t.Parallel()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		Users: []*server.User{
+			{Username: "admin", Password: "x"},
+			{Username: "reader", Password: "x", Permissions: &server.Permissions{
+				Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+				Publish: &server.SubjectPermission{Allow: []string{"$JS.API.CONSUMER.CREATE.EVENTS.*.attest.v1.published.>",
+					"$JS.API.CONSUMER.MSG.NEXT.EVENTS.>", "$JS.API.CONSUMER.DELETE.EVENTS.>"}}}},
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the NATS server does not start")
+	}
+	as := func(user string) jetstream.JetStream {
+		nc, err := nats.Connect(s.ClientURL(), nats.UserInfo(user, "x"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return js
+	}
+	createStream(t, as("admin"))
+	publish(t, as("admin"), "a", 1)
+	for _, tc := range []struct {
+		filter Filter
+		want   int
+	}{{Filter{Events: []string{Published}}, 1}, {Filter{}, 0}, {Filter{Events: []string{Signed}}, 0}} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		if tc.want == 0 {
+			cancel()
+			ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond) // a refusal has no answer
+		}
+		tc.filter.ReplayOnly = true
+		n := 0
+		for ev, err := range Subscribe(ctx, as("reader"), tc.filter) {
+			if err == nil && ev.Tokens.Event == Published {
+				n++
+			}
+			if err == nil && ev.Tokens.Event != Published {
+				t.Errorf("the reader got %s", ev.Subject)
+			}
+		}
+		cancel()
+		if n != tc.want {
+			t.Errorf("%+v: %d events, want %d", tc.filter, n, tc.want)
+		}
 	}
 }
