@@ -24,7 +24,7 @@ type Encoder interface {
 }
 
 // OutcomeAborted is the outcome of an item that the campaign was closed over. Only Abort settles it.
-const OutcomeAborted pipeline.OutcomeKind = "aborted"
+const OutcomeAborted = event.OutcomeAborted
 
 // unsettledDelay is how long an item waits whose outcome could not be recorded.
 const unsettledDelay = 2 * time.Second

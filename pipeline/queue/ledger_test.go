@@ -316,6 +316,34 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// The guards rest on the form of the real encoder's subjects.
+func TestWithTheRealEncoder(t *testing.T) {
+	t.Parallel()
+	var enc Encoder = &event.Encoder{Source: "https://hallmark.example/worker"}
+	i := open(t, t.TempDir(), Options{})
+	c := campaign("real")
+	i.create(t, c)
+	i.enqueue(t, c, items(1), EnqueueResult{Queued: 1})
+	src := i.source(t, c, "hash", SourceOptions{AckWait: 300 * time.Millisecond})
+	l := i.Ledger(c, enc)
+	d := take(t, src, 1)[0]
+	o := outcome(d, pipeline.OutcomeSkipped)
+	o.Delivery.Job = crashed{d.Job}
+	settle(t, l, o)
+	d = take(t, src, 1)[0]
+	o = early(outcome(d, pipeline.OutcomeFailed))
+	o.Delivery.Job = crashed{d.Job}
+	settle(t, l, o)
+	settle(t, l, early(outcome(take(t, src, 1)[0], pipeline.OutcomeSkipped)))
+	n := i.quietCounts(t, c, oneSegment, func(n Counts) bool { return n.Waiting() == 0 })
+	if n.Skipped != 1 || n.Failed != 0 {
+		t.Errorf("counts %+v", n)
+	}
+	if m, ok := strings.CutSuffix(unknownFilter("skipped", c.Name), "*"); !ok || m != strings.Replace(event.Subject("skipped", c.Name, "*", "", "", ""), "%2A", "*", 1)[:len(m)] {
+		t.Errorf("unknown tokens are written otherwise: %s", m)
+	}
+}
+
 // Not parallel: it sets the process's tracer.
 func TestEveryItemHasATraceOfItsOwn(t *testing.T) {
 	rec := tracetest.NewSpanRecorder()
