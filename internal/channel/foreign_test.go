@@ -373,3 +373,62 @@ func TestZstFollows(t *testing.T) {
 		}
 	}
 }
+
+// TestASidecarOfAnotherTool: it is advertised as it is, once it is there under its immutable name too.
+func TestASidecarOfAnotherTool(t *testing.T) {
+	t.Parallel()
+	for _, noDigests := range []bool{false, true} {
+		m := newMemory()
+		m.noDigests = noDigests
+		c := New(m, Options{Now: clock()})
+		p := newPack("a", "1", ".conda")
+		e := p.upload(t, c, "noarch", 0)
+		longer := fmt.Appendf(nil, "[%s,\n %s]\n", p.bundle(0), p.bundle(7))
+		m.set("noarch/"+p.filename+".sigs", longer)
+		update(t, c, "noarch", e)
+		agree(t, func(k string) []byte { return m.get(t, k) }, "noarch")
+		if f, err := c.Find(t.Context(), "noarch", p.filename); err != nil || f.Record.AttestationsSHA256 != digest(longer) {
+			t.Errorf("%+v %v", f, err)
+		}
+	}
+}
+
+func TestARecordOfOtherBytes(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	p := newPack("a", "1", ".conda")
+	doc := fmt.Appendf(nil, `{"packages.conda":{%q:{"name":"a","sha256":%q}}}`, p.filename, strings.Repeat("0", 64))
+	m.set("noarch/repodata.json", doc)
+	c := New(m, Options{Now: clock()})
+	_, refused, err := c.Update(t.Context(), "noarch", []Entry{p.upload(t, c, "noarch", 0)})
+	if err != nil || refused == nil {
+		t.Fatal(refused, err)
+	}
+	if e, ok := errors.AsType[*Conflict](refused[0]); !ok || e.Where != "repodata.json" || e.Want != p.sha256() || e.Have != strings.Repeat("0", 64) {
+		t.Error(refused[0])
+	}
+	if got := m.get(t, "noarch/repodata.json"); !bytes.Equal(got, doc) {
+		t.Errorf("repodata.json was changed to %s", got)
+	}
+}
+
+func TestAShardThatIsNotItsName(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	c := New(m, Options{Now: clock()})
+	p, q := newPack("a", "1", ".conda"), newPack("a", "2", ".conda")
+	update(t, c, "noarch", p.upload(t, c, "noarch", 0))
+	for k := range m.state() {
+		if strings.HasPrefix(k, "noarch/shards/") {
+			m.set(k, packed(t, map[string]any{"packages": map[string]any{}, "packages.conda": map[string]any{}}))
+		}
+	}
+	c = New(m, Options{Now: clock()})
+	_, refused, err := c.Update(t.Context(), "noarch", []Entry{q.upload(t, c, "noarch", 0)})
+	if err != nil || refused == nil || !isA[*Malformed](refused[0]) {
+		t.Errorf("%v %v", refused, err)
+	}
+	if _, err := c.Find(t.Context(), "noarch", p.filename); !isA[*Malformed](err) {
+		t.Error(err)
+	}
+}

@@ -420,3 +420,58 @@ func TestTimestamps(t *testing.T) {
 	}
 	agree(t, func(k string) []byte { return m.get(t, k) }, "noarch")
 }
+
+// TestNoBundleIsLost has another bundle added between any two operations of AddBundle, to a package with and without a
+// sidecar.
+func TestNoBundleIsLost(t *testing.T) {
+	t.Parallel()
+	p := newPack("a", "1", ".conda")
+	for _, first := range []bool{false, true} {
+		for at := 0; ; at++ {
+			m := newMemory()
+			c := New(m, Options{})
+			want := []string{string(p.bundle(1)), string(p.bundle(2))}
+			if first {
+				p.upload(t, c, "noarch", 0)
+				want = append(want, string(p.bundle(0)))
+			}
+			n, ran := 0, false
+			m.before = func(op, key string) error {
+				if n++; n-1 == at {
+					ran = true
+					hook := m.before
+					m.before = nil
+					if _, err := New(m, Options{}).AddBundle(t.Context(), "noarch", p.filename, p.bundle(2)); err != nil {
+						t.Error(err)
+					}
+					m.before = hook
+				}
+				return nil
+			}
+			s, err := c.AddBundle(t.Context(), "noarch", p.filename, p.bundle(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.before = nil
+			if !ran {
+				break
+			}
+			var got []json.RawMessage
+			if err := json.Unmarshal(m.get(t, "noarch/"+p.filename+".sigs"), &got); err != nil {
+				t.Fatal(err)
+			}
+			var text []string
+			for _, b := range got {
+				text = append(text, string(b))
+			}
+			slices.Sort(text)
+			slices.Sort(want)
+			if d := cmp.Diff(want, text); d != "" {
+				t.Fatalf("another bundle before operation %d: %s", at, d)
+			}
+			if s.Bundles != len(want) || digest(m.get(t, "noarch/"+p.filename+".sigs."+s.SHA256)) != s.SHA256 {
+				t.Errorf("another bundle before operation %d: %+v", at, s)
+			}
+		}
+	}
+}
