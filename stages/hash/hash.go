@@ -104,7 +104,7 @@ func (s *Stage) read(ctx context.Context, it *pipeline.Item) (*conda.Package, er
 	if statErr != nil {
 		return nil, classify(ctx, statErr)
 	}
-	if ctx.Err() == nil && (after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime())) {
+	if after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()) {
 		return nil, pipeline.Transient(CauseChanged, 0, fmt.Errorf("%s changed while it was read", it.Source))
 	}
 	if err != nil {
