@@ -207,4 +207,3 @@ func TestSlowCheckpoint(t *testing.T) {
 		}
 	})
 }
-
