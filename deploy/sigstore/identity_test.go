@@ -247,3 +247,22 @@ func TestActionsToken(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func FuzzAskOf(f *testing.F) {
+	f.Add("repository=acme/feedstock&workflow=publish.yml&ref=refs/heads/main&lifetime=60&audience=sigstore")
+	f.Add("kind=email&email=a@b.c&lifetime=-5")
+	f.Fuzz(func(t *testing.T, query string) {
+		q, err := url.ParseQuery(query)
+		if err != nil {
+			return
+		}
+		a, err := askOf(q)
+		if err != nil {
+			return
+		}
+		if a.lifetime < -time.Hour || a.lifetime > maxLifetime || strings.ContainsAny(a.workflowPath(), " \n\x00") {
+			t.Errorf("accepted %+v", a)
+		}
+		(&a).workflowClaims("1")
+	})
+}

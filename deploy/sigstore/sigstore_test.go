@@ -36,8 +36,14 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Setenv(asProgram, "1") // for all children
 	os.Exit(m.Run())
+}
+
+// self is the program with arguments; its children inherit that they are it.
+func self(args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	return cmd
 }
 
 // program is a running `sigstore up --json`.
@@ -51,7 +57,7 @@ type program struct {
 // startUp starts the program and returns when it says that it is ready. It is killed at the end of the test if it still runs.
 func startUp(t testing.TB, dir string, flags ...string) *program {
 	t.Helper()
-	p := &program{cmd: exec.Command(os.Args[0], append([]string{"up", "--json", dir}, flags...)...), err: new(bytes.Buffer)}
+	p := &program{cmd: self(append([]string{"up", "--json", dir}, flags...)...), err: new(bytes.Buffer)}
 	p.cmd.Stderr = p.err
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -201,7 +207,7 @@ func TestSignAndVerify(t *testing.T) {
 			}
 			listensOnLoopbackOnly(t, p)
 
-			again := exec.Command(os.Args[0], "up", dir)
+			again := self("up", dir)
 			if out, err := again.CombinedOutput(); err == nil || !strings.Contains(string(out), "already in use") {
 				t.Errorf("a second one on the same directory: %v, %q", err, out)
 			}
@@ -342,7 +348,7 @@ unset HALLMARK_TRUSTED_ROOT HALLMARK_SIGNING_CONFIG ACTIONS_ID_TOKEN_REQUEST_URL
 . "$1/env"
 test "$before" = "$HALLMARK_TRUSTED_ROOT $HALLMARK_SIGNING_CONFIG $ACTIONS_ID_TOKEN_REQUEST_URL $ACTIONS_ID_TOKEN_REQUEST_TOKEN"
 echo result; exit 42`
-	cmd := exec.Command(os.Args[0], "up", dir, "--", "sh", "-c", script, "sh", dir)
+	cmd := self("up", dir, "--", "sh", "-c", script, "sh", dir)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -356,7 +362,7 @@ echo result; exit 42`
 		command []string
 		code    int
 	}{{[]string{"/does/not/exist"}, 1}, {[]string{"sh", "-c", "kill -KILL $$"}, 137}, {[]string{"true"}, 0}, {[]string{"sh", "-c", "kill -TERM $PPID; while :; do sleep 0.1; done"}, 143}} {
-		cmd := exec.Command(os.Args[0], append([]string{"up", dir, "--"}, c.command...)...)
+		cmd := self(append([]string{"up", dir, "--"}, c.command...)...)
 		out, _ := cmd.CombinedOutput()
 		if code := cmd.ProcessState.ExitCode(); code != c.code {
 			t.Errorf("%v: exit code %d instead of %d: %s", c.command, code, c.code, out)
@@ -388,7 +394,7 @@ func TestUsage(t *testing.T) {
 		{"up", filepath.Join(t.TempDir(), "x"), "--port-base", "70000"},
 		{"up", filepath.Join(t.TempDir(), "x"), "--rekor", "v1", "--rekor1-binary", "/does/not/exist"},
 	} {
-		cmd := exec.Command(os.Args[0], args...)
+		cmd := self(args...)
 		out, _ := cmd.CombinedOutput()
 		if code := cmd.ProcessState.ExitCode(); code != 2 || len(out) == 0 {
 			t.Errorf("%v: exit code %d, %q", args, code, out)
@@ -409,7 +415,7 @@ func TestPortBase(t *testing.T) {
 		t.Errorf("issuer %s instead of %s", p.Issuer, want)
 	}
 	p.stop(t, syscall.SIGTERM)
-	if out, err := exec.Command(os.Args[0], "up", dir, "--port-base", fmt.Sprint(base+1)).CombinedOutput(); err == nil {
+	if out, err := self("up", dir, "--port-base", fmt.Sprint(base+1)).CombinedOutput(); err == nil {
 		t.Errorf("other ports for the same directory: %s", out)
 	}
 	p = startUp(t, dir) // keeps them
