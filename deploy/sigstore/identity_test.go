@@ -215,7 +215,7 @@ func TestActionsToken(t *testing.T) {
 		}
 		return res.StatusCode, answer.Value
 	}
-	for _, bearer := range []string{"", "Bearer", "Bearer ", "Bearer wrong", "Bearer secret2"} {
+	for _, bearer := range []string{"", "Bearer", "Bearer ", "Bearer wrong", "Bearer secret2", "Basic secret", "secret"} {
 		if code, _ := get("audience=sigstore", bearer); code != 401 {
 			t.Errorf("%q: %d", bearer, code)
 		}
@@ -228,7 +228,7 @@ func TestActionsToken(t *testing.T) {
 			t.Errorf("%q: %d", query, code)
 		}
 	}
-	code, jwt := get("api-version=2.0&audience=sigstore&lifetime=60", "Bearer secret")
+	code, jwt := get("api-version=2.0&audience=sigstore&lifetime=60", "bearer secret")
 	if code != 200 {
 		t.Fatal(code)
 	}

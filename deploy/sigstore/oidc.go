@@ -91,8 +91,9 @@ func (o *issuer) keys(w http.ResponseWriter, _ *http.Request) {
 
 // actionsToken answers as GitHub's ACTIONS_ID_TOKEN_REQUEST_URL does.
 func (o *issuer) actionsToken(w http.ResponseWriter, r *http.Request) {
-	got, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if subtle.ConstantTimeCompare([]byte(got), []byte(o.bearer)) != 1 {
+	// The scheme's case does not count (RFC 9110, 11.1), and cosign writes "bearer".
+	scheme, got, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare([]byte(got), []byte(o.bearer)) != 1 {
 		http.Error(w, "the request token (ACTIONS_ID_TOKEN_REQUEST_TOKEN) is missing or wrong", http.StatusUnauthorized)
 		return
 	}
