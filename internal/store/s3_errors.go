@@ -29,6 +29,7 @@ var meanings = map[string]error{
 	"SignatureDoesNotMatch":       ErrAuth,
 	"ExpiredToken":                ErrAuth,
 	"InvalidToken":                ErrAuth,
+	"XAdminUserNotFound":          ErrAuth, // versitygw, with status 404
 	"NotImplemented":              ErrUnsupported,
 	"KeyTooLongError":             ErrKey,
 	// A store on a file system has a file where the key needs a folder, or the other way round.
@@ -89,6 +90,9 @@ func s3Error(ctx context.Context, err error) error {
 	}
 	if mine, ok := errors.AsType[*bodyError](err); ok {
 		return mine
+	}
+	if errors.Is(err, ErrPrecondition) {
+		return err // checkAgain's
 	}
 	var meaning error
 	status := 0

@@ -11,6 +11,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/middleware"
 )
 
 // Put implements Store: one request, or parts above S3Config.MultipartAbove. Info.Modified is zero, for S3 does not say.
@@ -49,11 +50,38 @@ func (s *S3) put(ctx context.Context, key string, body io.ReaderAt, size int64, 
 		ContentType:    given(o.ContentType), CacheControl: given(o.CacheControl),
 		IfMatch: given(o.IfMatch), IfNoneMatch: ifNoneMatch(o),
 	}
-	out, err := s.client.PutObject(ctx, in, withPayloadHash(digest), func(so *s3.Options) { so.Retryer = s.putRetryer })
+	out, err := s.client.PutObject(ctx, in, withPayloadHash(digest), s.checkAgain(key, size, o), func(so *s3.Options) { so.Retryer = s.putRetryer })
 	if err != nil {
 		return Info{}, putError(o, s3Error(ctx, err))
 	}
 	return Info{Key: key, Size: size, ETag: aws.ToString(out.ETag), SHA256: digest}, nil
+}
+
+// lookFirst is the size in bytes above which a look at the condition costs less than a body that is sent in vain.
+const lookFirst = 4 << 20
+
+// checkAgain looks at the condition before every attempt but the first, and for large bodies before that too. A server may refuse a request without reading its body and close
+// the connection: then the refusal is lost in the reset that our sending provokes, on every attempt, and only a look tells. It also saves
+// sending a body again whose first sending succeeded while the answer was lost.
+func (s *S3) checkAgain(key string, size int64, o PutOptions) func(*s3.Options) {
+	return s3.WithAPIOptions(func(stack *middleware.Stack) error {
+		if !o.IfNoneMatch && o.IfMatch == "" {
+			return nil
+		}
+		again := size > lookFirst
+		return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("HallmarkCondition", func(
+			ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
+		) (middleware.FinalizeOutput, middleware.Metadata, error) {
+			if again {
+				// Whoever may write but not read goes on without.
+				if err := s.holds(ctx, key, o); errors.Is(err, ErrPrecondition) {
+					return middleware.FinalizeOutput{}, middleware.Metadata{}, err
+				}
+			}
+			again = true
+			return next.HandleFinalize(ctx, in)
+		}), "Retry", middleware.After)
+	})
 }
 
 // putError says in the words of the contract what the store said in those of the protocol.
