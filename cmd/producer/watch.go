@@ -22,6 +22,7 @@ type watchCmd struct {
 	Events   []string  `default:"signed" help:"Which events: signed, published, skipped, failed."`
 	Since    time.Time `help:"Replay from this time on (RFC 3339) before what is new."`
 	FromSeq  uint64    `name:"from-sequence" help:"Replay from this sequence number on before what is new."`
+	Replay   bool      `help:"Replay everything that the server has before what is new."`
 	Count    int       `help:"End after this many events (default: never)."`
 }
 
@@ -36,8 +37,13 @@ func (c *watchCmd) Run(ctx context.Context, env *command.Env) error {
 	enc := json.NewEncoder(env.Stdout)
 	enc.SetEscapeHTML(false)
 	for e, err := range event.Subscribe(ctx, q.JetStream(), event.Filter{Campaign: c.Campaign, Channel: c.Channel, Subdir: c.Subdir,
-		Name: c.Name, Events: c.Events, Since: c.Since, FromSequence: c.FromSeq}) {
+		Name: c.Name, Events: c.Events, Since: c.Since, FromSequence: c.FromSeq,
+		New: c.Since.IsZero() && c.FromSeq == 0 && !c.Replay}) {
 		if err != nil {
+			if event.IsMalformed(err) {
+				env.Log.Warn("left out an event that cannot be read", "error", err)
+				continue
+			}
 			if errors.Is(err, context.Canceled) {
 				break
 			}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -68,8 +69,7 @@ func Main(name, description, version string, grammar any, globals *Globals, args
 	exited := -1
 	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(s.Stdout, s.Stderr),
 		kong.Exit(func(code int) { exited = code; panic(exitNow{}) }), kong.DefaultEnvars("HALLMARK"),
-		kong.Vars{"version": version}, kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
-		kong.UsageOnError())
+		kong.Vars{"version": version}, kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}))
 	if err != nil {
 		panic(err) // a defect in the grammar, found by any test
 	}
@@ -83,7 +83,8 @@ func Main(name, description, version string, grammar any, globals *Globals, args
 		if errors.As(err, &pe) && pe.Context != nil && pe.Context.Selected() != nil {
 			hint = fmt.Sprintf("see %s %s --help", name, pe.Context.Selected().Name)
 		}
-		return report(s.Stderr, globals.JSON, Usage(hint, err))
+		// What could not be parsed has not set the flag.
+		return report(s.Stderr, globals.JSON || slices.Contains(args, "--json"), Usage(hint, err))
 	}
 
 	log := telemetry.Logger(s.Stderr, globals.LogLevel, globals.LogFormat == "json")

@@ -74,7 +74,7 @@ func TestWrongConfiguration(t *testing.T) {
 				Type, Message, Hint string
 				Code                int
 			}
-			if err := json.Unmarshal([]byte(r.stderr[strings.Index(r.stderr, "{"):]), &e); err != nil || e.Type != "error" || e.Code != tt.code || e.Message == "" || e.Hint == "" {
+			if err := json.Unmarshal([]byte(r.stderr[max(strings.Index(r.stderr, "{"), 0):]), &e); err != nil || e.Type != "error" || e.Code != tt.code || e.Message == "" || e.Hint == "" {
 				t.Errorf("not an error object with a hint (%v): %s", err, r.stderr)
 			}
 			if jobs, _ := filepath.Glob(filepath.Join(p.state, "*", "*", "*", "JOBS", "msgs", "*.blk")); len(jobs) > 0 {

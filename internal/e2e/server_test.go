@@ -188,7 +188,7 @@ func startWatch(t *testing.T, url string, n int) func() []seenEvent {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
-	c := command(ctx, stack.env, programs.producer, "watch", "--json", "--nats", url, "--campaign", "rebuild", "--count", fmt.Sprint(n))
+	c := command(ctx, stack.env, programs.producer, "watch", "--json", "--nats", url, "--campaign", "rebuild", "--replay", "--count", fmt.Sprint(n))
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
