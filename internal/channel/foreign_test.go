@@ -344,31 +344,21 @@ func TestCancelledWhileWaitingForItsTurn(t *testing.T) {
 // TestZstFollows has repodata.json change between any two operations of an update.
 func TestZstFollows(t *testing.T) {
 	t.Parallel()
-	for at := 0; ; at++ {
+	for at := int64(0); ; at++ {
 		m := newMemory()
 		c, other := New(m, Options{}), New(m, Options{})
 		p, q := newPack("a", "1", ".conda").upload(t, c, "noarch", 0), newPack("b", "1", ".conda").upload(t, c, "noarch", 0)
-		n, ran := 0, false
-		m.before = func(op, key string) error {
-			if n++; n-1 == at {
-				ran = true
-				hook := m.before
-				m.before = nil
-				update(t, other, "noarch", q)
-				m.before = hook
-			}
-			return nil
-		}
+		ran := m.interrupt(at, func() { update(t, other, "noarch", q) })
 		update(t, c, "noarch", p)
 		m.before = nil
 		v := look(t, func(k string) []byte { return m.get(t, k) }, "noarch")
-		if got := slices.Sorted(maps.Keys(v.json)); ran && len(got) != 2 || len(v.json) != len(v.shards) {
+		if got := slices.Sorted(maps.Keys(v.json)); ran.Load() && len(got) != 2 || len(v.json) != len(v.shards) {
 			t.Errorf("%q in repodata.json, %d in shards", got, len(v.shards))
 		}
 		if t.Failed() {
 			t.Fatalf("an update before operation %d", at)
 		}
-		if !ran {
+		if !ran.Load() {
 			return
 		}
 	}

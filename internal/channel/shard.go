@@ -213,7 +213,7 @@ func (x *shardIndex) with(subdir string, shards map[string]hash, now time.Time) 
 	n.names = overlay(x.names, changes)
 
 	first := newShardIndex(subdir)
-	if _, ok := lookup(x.info, "shards_base_url"); !ok && len(x.info) > 0 {
+	if _, ok := lookup(x.info, "shards_base_url"); !ok {
 		first.info[1] = packMember("shards_base_url", appendString(nil, "")) // what leaving it out stood for
 	}
 	n.info = overlay(overlay(first.info, x.info), []member{

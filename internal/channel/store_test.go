@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -140,6 +141,21 @@ func (m *memory) Delete(_ context.Context, keys ...string) error {
 		delete(m.objects, k)
 	}
 	return nil
+}
+
+// interrupt has f run before operation n, counted from 0, once. Nothing that f does is counted. ran tells whether there was
+// such an operation.
+func (m *memory) interrupt(n int64, f func()) (ran *atomic.Bool) {
+	ran = new(atomic.Bool)
+	var count atomic.Int64
+	m.before = func(string, string) error {
+		if !ran.Load() && count.Add(1)-1 == n {
+			ran.Store(true)
+			f()
+		}
+		return nil
+	}
+	return ran
 }
 
 // set puts an object there as somebody else would.

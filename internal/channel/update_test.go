@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -285,12 +286,11 @@ func TestCutOff(t *testing.T) {
 		base := New(m, Options{Now: clock()})
 		update(t, base, "noarch", q.upload(t, base, "noarch", 0))
 		dead := errors.New("the power is off")
-		left := cut
+		var left atomic.Int64
+		left.Store(int64(cut))
 		m.before = func(op, key string) error {
-			if op == "put" {
-				if left--; left < 0 {
-					return dead
-				}
+			if op == "put" && left.Add(-1) < 0 {
+				return dead
 			}
 			return nil
 		}
@@ -349,29 +349,19 @@ func TestLostAnswers(t *testing.T) {
 // TestSidecarNeverGoesBack has a bundle added between any two operations of an update.
 func TestSidecarNeverGoesBack(t *testing.T) {
 	t.Parallel()
-	for at := 0; ; at++ {
+	for at := int64(0); ; at++ {
 		m := newMemory()
 		c, other := New(m, Options{}), New(m, Options{})
 		p := newPack("a", "1", ".conda")
 		e := p.upload(t, c, "noarch", 0)
-		n, ran := 0, false
-		m.before = func(op, key string) error {
-			if n++; n-1 == at && !ran {
-				ran = true
-				hook := m.before
-				m.before = nil
-				update(t, other, "noarch", p.upload(t, other, "noarch", 1))
-				m.before = hook
-			}
-			return nil
-		}
+		ran := m.interrupt(at, func() { update(t, other, "noarch", p.upload(t, other, "noarch", 1)) })
 		update(t, c, "noarch", e)
 		m.before = nil
 		agree(t, func(k string) []byte { return m.get(t, k) }, "noarch")
 		if t.Failed() {
 			t.Fatalf("a bundle added before operation %d", at)
 		}
-		if !ran {
+		if !ran.Load() {
 			if at < 8 {
 				t.Fatalf("an update took only %d operations", at)
 			}
@@ -427,7 +417,7 @@ func TestNoBundleIsLost(t *testing.T) {
 	t.Parallel()
 	p := newPack("a", "1", ".conda")
 	for _, first := range []bool{false, true} {
-		for at := 0; ; at++ {
+		for at := int64(0); ; at++ {
 			m := newMemory()
 			c := New(m, Options{})
 			want := []string{string(p.bundle(1)), string(p.bundle(2))}
@@ -435,25 +425,17 @@ func TestNoBundleIsLost(t *testing.T) {
 				p.upload(t, c, "noarch", 0)
 				want = append(want, string(p.bundle(0)))
 			}
-			n, ran := 0, false
-			m.before = func(op, key string) error {
-				if n++; n-1 == at {
-					ran = true
-					hook := m.before
-					m.before = nil
-					if _, err := New(m, Options{}).AddBundle(t.Context(), "noarch", p.filename, p.bundle(2)); err != nil {
-						t.Error(err)
-					}
-					m.before = hook
+			ran := m.interrupt(at, func() {
+				if _, err := New(m, Options{}).AddBundle(t.Context(), "noarch", p.filename, p.bundle(2)); err != nil {
+					t.Error(err)
 				}
-				return nil
-			}
+			})
 			s, err := c.AddBundle(t.Context(), "noarch", p.filename, p.bundle(1))
 			if err != nil {
 				t.Fatal(err)
 			}
 			m.before = nil
-			if !ran {
+			if !ran.Load() {
 				break
 			}
 			var got []json.RawMessage
