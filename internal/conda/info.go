@@ -21,7 +21,7 @@ const (
 	maxIndex      = 2 << 20
 	maxRunExports = 1 << 20
 	maxInfo       = 256 << 20 // all of info/, unpacked
-	maxInfoFiles  = 100_000
+	maxInfoFiles  = 50_000
 	maxPath       = 4096
 	// maxWindow is zstd's at its highest level when the size was not known. Packages with it exist.
 	maxWindow = 128 << 20

@@ -105,36 +105,45 @@ func writeBlock(w *bitWriter, data []byte, crc uint32) {
 	}
 }
 
-// burrowsWheeler sorts all rotations of data by doubling, and returns the last column and the row of data itself.
+// burrowsWheeler sorts all rotations of data, and returns the last column and the row of data itself. It sorts by one byte, then by
+// two, four, …: rows that are in the order of their first k bytes are put in that of 2k by one stable counting sort.
 func burrowsWheeler(data []byte) (last []byte, origin int) {
 	n := len(data)
-	rows, rank, next := make([]int, n), make([]int, n), make([]int, n)
+	rows, shifted := make([]int, n), make([]int, n)
+	rank, next := make([]int, n), make([]int, n) // equal for rows that are equal so far
+	starts := make([]int, max(n, 256)+1)
 	for i, c := range data {
-		rows[i], rank[i] = i, int(c)
+		shifted[i], rank[i] = i, int(c)
 	}
-	for k := 0; ; k = max(1, 2*k) {
-		key := func(i int) uint64 { return uint64(rank[i])<<32 | uint64(rank[(i+k)%n]) }
-		slices.SortFunc(rows, func(a, b int) int {
-			x, y := key(a), key(b)
-			switch {
-			case x < y:
-				return -1
-			case x > y:
-				return 1
-			default:
-				return a - b // equal rotations: any order unpacks to the same
-			}
-		})
-		r := 0
+	for k := 1; ; k *= 2 {
+		clear(starts)
+		for _, r := range rank {
+			starts[r+1]++
+		}
+		for r := range len(starts) - 1 {
+			starts[r+1] += starts[r]
+		}
+		for _, row := range shifted {
+			rows[starts[rank[row]]] = row
+			starts[rank[row]]++
+		}
+		// k is 1 for the first sort, which looked at one byte; the next ones look at k/2 bytes twice.
+		half, r := k/2, 0
 		for i, row := range rows {
-			if i > 0 && key(row) != key(rows[i-1]) {
-				r++
+			if i > 0 {
+				before := rows[i-1]
+				if rank[row] != rank[before] || rank[(row+half)%n] != rank[(before+half)%n] {
+					r++
+				}
 			}
 			next[row] = r
 		}
 		rank, next = next, rank
-		if r == n-1 || k >= n {
+		if r == n-1 || k >= n { // rows that are equal all round unpack to the same in any order
 			break
+		}
+		for i, row := range rows {
+			shifted[i] = (row - k%n + n) % n
 		}
 	}
 	last = make([]byte, n)
