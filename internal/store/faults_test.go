@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -102,6 +103,35 @@ func TestFaults(t *testing.T) {
 		}
 		if now, err := s.Head(t.Context(), "big"); err != nil || now.ETag != info.ETag || now.SHA256 != digestOf(big) {
 			t.Fatalf("Put %+v, Head %+v %v", info, now, err)
+		}
+	})
+
+	// A server that does not remember completed uploads: the second request finds nothing to complete.
+	t.Run("UploadGone", func(t *testing.T) {
+		t.Parallel()
+		for _, arrived := range []bool{true, false} {
+			p := newProxy(t, server, false)
+			s := p.open(t, server)
+			p.before = func(w http.ResponseWriter, r *http.Request, b []byte) ([]byte, bool) {
+				if isComplete(r) && (!arrived || p.count(http.MethodPost)%2 == 1) {
+					w.WriteHeader(http.StatusNotFound)
+					io.WriteString(w, `<Error><Code>NoSuchUpload</Code><Message>The specified upload does not exist.</Message></Error>`)
+					return nil, true
+				}
+				return b, false
+			}
+			p.lose(isComplete)
+			_, err := put(t, s, fmt.Sprint("k", arrived), big, store.PutOptions{SHA256: digestOf(big)})
+			switch _, again := store.Transient(err); {
+			case arrived && err != nil:
+				t.Errorf("the object is there: %v", err)
+			case !arrived && !again:
+				t.Errorf("the upload is gone and the object is not there: %v, want a transient error", err)
+			}
+			_, err = put(t, s, fmt.Sprint("inm", arrived), big, store.PutOptions{SHA256: digestOf(big), IfNoneMatch: true})
+			if !errors.Is(err, store.ErrPrecondition) {
+				t.Errorf("arrived %t: %v, want ErrPrecondition", arrived, err)
+			}
 		}
 	})
 

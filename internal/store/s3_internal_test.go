@@ -1,0 +1,451 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"hash/crc64"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+)
+
+// answer is a store without a network, for tests in which hours pass.
+type answer func(*http.Request) (*http.Response, error)
+
+func (a answer) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := a(r)
+	if r.Body != nil {
+		r.Body.Close()
+	}
+	return resp, err
+}
+
+func respond(r *http.Request, status int, body string, headers ...string) *http.Response {
+	h := http.Header{}
+	for i := 0; i < len(headers); i += 2 {
+		h.Set(headers[i], headers[i+1])
+	}
+	return &http.Response{
+		StatusCode: status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: h,
+		ContentLength: int64(len(body)), Body: io.NopCloser(strings.NewReader(body)), Request: r,
+	}
+}
+
+func s3Failure(r *http.Request, status int, code string, headers ...string) *http.Response {
+	return respond(r, status, fmt.Sprintf("<Error><Code>%s</Code><Message>as asked</Message></Error>", code), headers...)
+}
+
+func pretend(t *testing.T, a answer) *S3 {
+	t.Helper()
+	s, err := NewS3(t.Context(), S3Config{
+		Bucket: "b", Prefix: "p", Region: "us-east-1", Endpoint: "http://s3.invalid", Transport: a,
+		Credentials: &Credentials{AccessKeyID: "a", SecretAccessKey: "s"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func putText(ctx context.Context, s Store, o PutOptions) error {
+	_, err := s.Put(ctx, "k", strings.NewReader("text"), 4, o)
+	return err
+}
+
+// TestOutage: the client tries nine times, for longer than an outage of seconds, then says that it is one.
+func TestOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		s := pretend(t, func(r *http.Request) (*http.Response, error) {
+			n.Add(1)
+			return s3Failure(r, http.StatusServiceUnavailable, "SlowDown", "Retry-After", "7"), nil
+		})
+		start := time.Now()
+		err := putText(t.Context(), s, PutOptions{})
+		if after, ok := Transient(err); !ok || after != 7*time.Second {
+			t.Errorf("%v: after %s, transient %t", err, after, ok)
+		}
+		if n.Load() != attempts {
+			t.Errorf("%d attempts", n.Load())
+		}
+		if took := time.Since(start); took > attempts*maxBackoff {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
+// TestStalled: a connection that has gone dead ends each attempt in time, and is not taken for the caller's cancellation.
+func TestStalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		dead := true
+		s := pretend(t, func(r *http.Request) (*http.Response, error) {
+			n.Add(1)
+			if !dead {
+				return respond(r, http.StatusOK, "", "ETag", `"e"`), nil
+			}
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})
+		for name, f := range map[string]func(context.Context) error{
+			"Put":    func(ctx context.Context) error { return putText(ctx, s, PutOptions{}) },
+			"Get":    func(ctx context.Context) error { _, _, err := s.Get(ctx, "k"); return err },
+			"Head":   func(ctx context.Context) error { _, err := s.Head(ctx, "k"); return err },
+			"Delete": func(ctx context.Context) error { return s.Delete(ctx, "k") },
+		} {
+			n.Store(0)
+			start := time.Now()
+			err := f(t.Context())
+			if _, ok := Transient(err); !ok || errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v, want a transient error", name, err)
+			}
+			if took := time.Since(start); n.Load() != attempts || took < attempts*answerTime || took > attempts*(answerTime+maxBackoff+time.Second) {
+				t.Errorf("%s: %d attempts in %s", name, n.Load(), took)
+			}
+
+			// The caller's deadline is the caller's, and ends it at once.
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			start = time.Now()
+			err = f(ctx)
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+				t.Errorf("%s with a deadline: %v after %s", name, err, time.Since(start))
+			}
+		}
+		dead = false
+		if err := putText(t.Context(), s, PutOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// slowBody sends a bit and then nothing, until it is cancelled.
+type slowBody struct {
+	first *strings.Reader
+	done  <-chan struct{}
+}
+
+func (b slowBody) Read(p []byte) (int, error) {
+	if b.first.Len() > 0 {
+		return b.first.Read(p)
+	}
+	<-b.done
+	return 0, context.Canceled
+}
+
+func (slowBody) Close() error { return nil }
+
+// TestStalledBody: a download that stops moving ends; one whose reader takes his time does not.
+func TestStalledBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := pretend(t, func(r *http.Request) (*http.Response, error) {
+			resp := respond(r, http.StatusOK, "")
+			resp.ContentLength = 100
+			resp.Body = slowBody{strings.NewReader("abcdef"), r.Context().Done()}
+			return resp, nil
+		})
+		r, _, err := s.Get(t.Context(), "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		three := make([]byte, 3)
+		for range 2 {
+			if _, err := io.ReadFull(r, three); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour) // the clock is synctest's
+		}
+		start := time.Now()
+		_, err = io.ReadAll(r)
+		if _, ok := Transient(err); !ok || !errors.Is(err, errStalled) || time.Since(start) != idle {
+			t.Errorf("%v after %s", err, time.Since(start))
+		}
+	})
+}
+
+// TestMeanings: what answers of S3 and its like mean to the caller, by operation.
+func TestMeanings(t *testing.T) {
+	conditional := PutOptions{IfNoneMatch: true}
+	matching := PutOptions{IfMatch: `"e"`}
+	for _, test := range []struct {
+		status    int
+		code      string
+		o         PutOptions
+		want      error // of Put
+		transient bool
+	}{
+		{http.StatusPreconditionFailed, "PreconditionFailed", conditional, ErrPrecondition, false},
+		{http.StatusConflict, "ConditionalRequestConflict", conditional, ErrPrecondition, false},
+		{http.StatusConflict, "OperationAborted", matching, ErrPrecondition, false},
+		{http.StatusConflict, "SomethingNew", conditional, ErrPrecondition, false},
+		{http.StatusConflict, "OperationAborted", PutOptions{}, nil, true},
+		{http.StatusConflict, "ObjectParentIsFile", conditional, ErrKey, false},
+		{http.StatusNotFound, "NoSuchKey", matching, ErrPrecondition, false},
+		{http.StatusNotFound, "NoSuchBucket", conditional, nil, true},
+		{http.StatusForbidden, "AccessDenied", conditional, ErrAuth, false},
+		{http.StatusForbidden, "SomethingNew", conditional, ErrAuth, false},
+		{http.StatusUnauthorized, "Unauthorized", PutOptions{}, ErrAuth, false},
+		{http.StatusNotFound, "XAdminUserNotFound", PutOptions{}, ErrAuth, false},
+		{http.StatusBadRequest, "ExpiredToken", PutOptions{}, ErrAuth, false},
+		{http.StatusBadRequest, "BadDigest", PutOptions{}, ErrDigest, false},
+		{http.StatusBadRequest, "XAmzContentSHA256Mismatch", PutOptions{}, ErrDigest, false},
+		{http.StatusNotImplemented, "NotImplemented", conditional, ErrUnsupported, false},
+		{http.StatusBadRequest, "KeyTooLongError", PutOptions{}, ErrKey, false},
+		{http.StatusBadRequest, "EntityTooLarge", PutOptions{}, nil, false},
+		{http.StatusBadRequest, "RequestTimeout", PutOptions{}, nil, true},
+		{http.StatusTooManyRequests, "", PutOptions{}, nil, true},
+		{http.StatusInternalServerError, "InternalError", PutOptions{}, nil, true},
+		{http.StatusBadGateway, "", PutOptions{}, nil, true},
+		{http.StatusGatewayTimeout, "", PutOptions{}, nil, true},
+		{http.StatusInsufficientStorage, "XMinioStorageFull", PutOptions{}, nil, true},
+	} {
+		t.Run(fmt.Sprintf("%d %s %v", test.status, test.code, test.o), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := pretend(t, func(r *http.Request) (*http.Response, error) {
+					if r.Method == http.MethodHead {
+						return respond(r, http.StatusForbidden, ""), nil // may write, may not read
+					}
+					return s3Failure(r, test.status, test.code), nil
+				})
+				err := putText(t.Context(), s, test.o)
+				if err == nil || test.want != nil && !errors.Is(err, test.want) {
+					t.Errorf("%v, want %v", err, test.want)
+				}
+				for _, e := range []error{ErrNotFound, ErrPrecondition, ErrDigest, ErrKey, ErrAuth, ErrUnsupported} {
+					if errors.Is(err, e) && e != test.want {
+						t.Errorf("%v is also %v", err, e)
+					}
+				}
+				if _, ok := Transient(err); ok != test.transient {
+					t.Errorf("%v: transient %t", err, ok)
+				}
+			})
+		})
+	}
+}
+
+// TestConflictIsTriedAgain: S3's 409 says that another conditional write was under way, not how it ended.
+func TestConflictIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		puts := 0
+		s := pretend(t, func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodHead {
+				return respond(r, http.StatusNotFound, ""), nil
+			}
+			if puts++; puts == 1 {
+				return s3Failure(r, http.StatusConflict, "ConditionalRequestConflict"), nil
+			}
+			return respond(r, http.StatusOK, "", "ETag", `"e"`), nil
+		})
+		if err := putText(t.Context(), s, PutOptions{IfNoneMatch: true}); err != nil || puts != 2 {
+			t.Errorf("%d attempts: %v", puts, err)
+		}
+	})
+}
+
+// TestRequest is what goes over the wire: the digest as checksum and in the signature, the condition, the properties.
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	text := []byte("text")
+	digest := "982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1"
+	var got http.Header
+	s := pretend(t, func(r *http.Request) (*http.Response, error) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil || !bytes.Equal(b, text) {
+			t.Errorf("body %q, %v", b, err)
+		}
+		if r.URL.EscapedPath() != "/b/p/noarch/a%2Bb%21c%20d.conda" {
+			t.Errorf("path %s", r.URL.EscapedPath())
+		}
+		got = r.Header.Clone()
+		return respond(r, http.StatusOK, "", "ETag", `"e"`), nil
+	})
+	info, err := s.Put(t.Context(), "noarch/a+b!c d.conda", counting{bytes.NewReader(text), t, new(int64)}, 4, PutOptions{
+		SHA256: digest, IfNoneMatch: true, ContentType: "text/plain", CacheControl: "immutable",
+	})
+	if err != nil || info.ETag != `"e"` || info.SHA256 != digest {
+		t.Errorf("%+v %v", info, err)
+	}
+	for h, want := range map[string]string{
+		"X-Amz-Content-Sha256":  digest,
+		"X-Amz-Checksum-Sha256": "mC2ePrmW9VnmM/TRlN7zdh2Qn1o7ZH0ahR/q1nwyydE=",
+		"X-Amz-Meta-Sha256":     digest,
+		"If-None-Match":         "*",
+		"Content-Type":          "text/plain",
+		"Cache-Control":         "immutable",
+		"Content-Encoding":      "", // no aws-chunked
+		"X-Amz-Trailer":         "",
+	} {
+		if got.Get(h) != want {
+			t.Errorf("%s: %q, want %q", h, got.Get(h), want)
+		}
+	}
+}
+
+// counting fails the test when the body is read a second time.
+type counting struct {
+	io.ReaderAt
+	t *testing.T
+	n *int64
+}
+
+func (c counting) ReadAt(p []byte, at int64) (int, error) {
+	n, err := c.ReaderAt.ReadAt(p, at)
+	if *c.n += int64(n); *c.n > 4 {
+		c.t.Errorf("%d bytes were read of 4", *c.n)
+	}
+	return n, err
+}
+
+func TestCRC64NVME(t *testing.T) {
+	t.Parallel()
+	// The check value of the CRC catalogue.
+	if crc := crc64.Checksum([]byte("123456789"), crc64.MakeTable(nvme)); crc != 0xae8b14860a799888 {
+		t.Errorf("%x", crc)
+	}
+	if s := *crc64Text(0xae8b14860a799888); s != "rosUhgp5mIg=" {
+		t.Error(s)
+	}
+}
+
+func TestPartSize(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int64{1, 16 << 20, 64<<20 + 1, 5 << 40, 48 << 40} {
+		part := partSize(size, defaultPartSize)
+		if n := (size + part - 1) / part; part < defaultPartSize || n > maxParts {
+			t.Errorf("%d bytes: %d parts of %d", size, n, part)
+		}
+	}
+}
+
+func TestKnownSHA256(t *testing.T) {
+	t.Parallel()
+	digest := strings.Repeat("ab", 32)
+	raw := bytes.Repeat([]byte{0xab}, 32)
+	b64 := base64.StdEncoding.EncodeToString(raw)
+	composite, short := b64+"-3", base64.StdEncoding.EncodeToString(raw[:31])
+	for _, test := range []struct {
+		checksum *string
+		kind     types.ChecksumType
+		noted    string
+		want     string
+	}{
+		{&b64, types.ChecksumTypeFullObject, "", digest},
+		{&b64, "", "", digest}, // older stores do not say
+		{&b64, types.ChecksumTypeComposite, "", ""},
+		{&composite, "", "", ""},
+		{&short, types.ChecksumTypeFullObject, "", ""},
+		{nil, "", digest, digest},
+		{nil, "", strings.ToUpper(digest), ""},
+		{nil, "", "abc", ""},
+		{&composite, types.ChecksumTypeComposite, digest, digest},
+	} {
+		if got := knownSHA256(test.checksum, test.kind, map[string]string{shaMetadata: test.noted}); got != test.want {
+			t.Errorf("%+v: %q", test, got)
+		}
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for v, want := range map[string]time.Duration{
+			"": 0, "0": 0, "120": 2 * time.Minute, "-5": 0, "soon": 0, "999999": time.Hour, "99999999999999999999": 0,
+			time.Now().Add(90 * time.Second).UTC().Format(http.TimeFormat): 90 * time.Second,
+			time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat):       0,
+		} {
+			if got := retryAfter(http.Header{"Retry-After": {v}}); got != want {
+				t.Errorf("%q: %s, want %s", v, got, want)
+			}
+		}
+	})
+}
+
+// TestDisorder: a listing that is not ordered by key is refused, not passed on.
+func TestDisorder(t *testing.T) {
+	t.Parallel()
+	s := pretend(t, func(r *http.Request) (*http.Response, error) {
+		return respond(r, http.StatusOK, `<ListBucketResult><IsTruncated>false</IsTruncated>`+
+			`<Contents><Key>p/</Key><Size>0</Size></Contents><Contents><Key>p/b</Key></Contents><Contents><Key>p/a</Key></Contents></ListBucketResult>`), nil
+	})
+	var keys []string
+	var last error
+	for info, err := range s.List(t.Context(), "") {
+		keys, last = append(keys, info.Key), err
+	}
+	if !errors.Is(last, ErrUnsupported) || len(keys) != 2 || keys[0] != "b" {
+		t.Errorf("%q %v", keys, last)
+	}
+}
+
+func TestNewS3(t *testing.T) {
+	for what, c := range map[string]S3Config{
+		"no bucket":   {Region: "r"},
+		"a path":      {Region: "r", Bucket: "a/b"},
+		"bad prefix":  {Region: "r", Bucket: "b", Prefix: "a/../b"},
+		"small parts": {Region: "r", Bucket: "b", PartSize: 1000},
+	} {
+		if _, err := NewS3(t.Context(), c); err == nil {
+			t.Errorf("%s was taken", what)
+		}
+	}
+	// Without credentials, nothing is sent. The chain is cut short of the instance's metadata, which is asked over the network.
+	for _, v := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE",
+		"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} {
+		t.Setenv(v, "")
+	}
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	t.Setenv("AWS_CONFIG_FILE", "/dev/null")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+	if _, err := NewS3(t.Context(), S3Config{Bucket: "b"}); err == nil || !strings.Contains(err.Error(), "AWS_REGION") {
+		t.Errorf("no region: %v", err)
+	}
+	s, err := NewS3(t.Context(), S3Config{Bucket: "b", Region: "r", Transport: answer(func(r *http.Request) (*http.Response, error) {
+		t.Error("a request was sent")
+		return respond(r, http.StatusOK, ""), nil
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := putText(t.Context(), s, PutOptions{}); !errors.Is(err, ErrAuth) {
+		t.Errorf("no credentials: %v, want ErrAuth", err)
+	}
+
+	// The endpoint of the environment, with path style and a region by default.
+	t.Setenv("AWS_ENDPOINT_URL_S3", "http://s3.invalid:9000")
+	t.Setenv("AWS_ACCESS_KEY_ID", "id")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	var asked string
+	st, err := Open(t.Context(), "s3://b/pre/fix/", answer(func(r *http.Request) (*http.Response, error) {
+		asked = r.URL.String()
+		return respond(r, http.StatusNotFound, ""), nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Head(t.Context(), "k"); !errors.Is(err, ErrNotFound) || asked != "http://s3.invalid:9000/b/pre/fix/k" {
+		t.Errorf("asked %s: %v", asked, err)
+	}
+	if st.String() != "s3://b/pre/fix" {
+		t.Error(st)
+	}
+}
+
+func TestCredentialsAreNotPrinted(t *testing.T) {
+	t.Parallel()
+	c := S3Config{Credentials: &Credentials{SecretAccessKey: "hunter2"}}
+	for _, s := range []string{fmt.Sprintf("%v", *c.Credentials), fmt.Sprintf("%+v", *c.Credentials), fmt.Sprintf("%#v", *c.Credentials), fmt.Sprint(c.Credentials), fmt.Sprintf("%s", *c.Credentials)} {
+		if strings.Contains(s, "hunter2") {
+			t.Error(s)
+		}
+	}
+}
