@@ -81,8 +81,8 @@ func (l *listing) walk(root *os.Root, at string) bool {
 			}
 		case strings.HasPrefix(key, l.prefix):
 			fi, err := root.Stat(name)
-			if absent(err) || err == nil && !fi.Mode().IsRegular() {
-				continue
+			if absent(err) || err == nil && !fi.Mode().IsRegular() || err != nil && isLink(root, name) {
+				continue // gone meanwhile, no object, or a link that leads outside
 			} else if err != nil {
 				l.err = err
 				return false
@@ -105,6 +105,11 @@ func (l *listing) descend(root *os.Root, name, at string) bool {
 	}
 	defer sub.Close()
 	return l.walk(sub, at)
+}
+
+func isLink(root *os.Root, name string) bool {
+	fi, err := root.Lstat(name)
+	return err == nil && fi.Mode().Type() == fs.ModeSymlink
 }
 
 // names returns what is in a folder in the order of keys. Folders have a slash appended before sorting: "a-b" comes before
