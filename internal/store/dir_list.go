@@ -43,7 +43,7 @@ func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 			defer sub.Close()
 			root, at = sub, start+"/"
 		}
-		l := listing{ctx: ctx, prefix: prefix, yield: yield}
+		l := listing{root: d.root, ctx: ctx, prefix: prefix, yield: yield}
 		if l.walk(root, at); l.err != nil {
 			fail(l.err)
 		}
@@ -51,6 +51,7 @@ func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 }
 
 type listing struct {
+	root   *os.Root // the store's
 	ctx    context.Context
 	prefix string
 	yield  func(Info, error) bool
@@ -80,9 +81,15 @@ func (l *listing) walk(root *os.Root, at string) bool {
 				}
 			}
 		case strings.HasPrefix(key, l.prefix):
-			fi, err := root.Stat(name)
-			if absent(err) || err == nil && !fi.Mode().IsRegular() || err != nil && isLink(root, name) {
-				continue // gone meanwhile, no object, or a link that leads outside
+			fi, err := root.Lstat(name)
+			if err == nil && fi.Mode().Type() == fs.ModeSymlink {
+				// Seen from the store's root, as Get sees it. A link that leads nowhere inside is no object.
+				if fi, err = l.root.Stat(filepath.FromSlash(key)); err != nil {
+					continue
+				}
+			}
+			if absent(err) || err == nil && !fi.Mode().IsRegular() {
+				continue
 			} else if err != nil {
 				l.err = err
 				return false
@@ -105,11 +112,6 @@ func (l *listing) descend(root *os.Root, name, at string) bool {
 	}
 	defer sub.Close()
 	return l.walk(sub, at)
-}
-
-func isLink(root *os.Root, name string) bool {
-	fi, err := root.Lstat(name)
-	return err == nil && fi.Mode().Type() == fs.ModeSymlink
 }
 
 // names returns what is in a folder in the order of keys. Folders have a slash appended before sorting: "a-b" comes before

@@ -179,7 +179,16 @@ func TestDirIsConfined(t *testing.T) {
 	if err := os.Remove(filepath.Join(path, "dangling")); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"file", "inside", "real"}, listed(t, d, "")); diff != "" {
+	if err := os.Mkdir(filepath.Join(path, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("../real", filepath.Join(path, "sub", "link")); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := d.Head(t.Context(), "sub/link"); err != nil || info.Size != 4 {
+		t.Errorf("a link inside: %+v %v", info, err)
+	}
+	if diff := cmp.Diff([]string{"file", "inside", "real", "sub/link"}, listed(t, d, "")); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -80,6 +81,28 @@ func TestOutage(t *testing.T) {
 		if took := time.Since(start); took > attempts*maxBackoff {
 			t.Errorf("took %s", took)
 		}
+	})
+}
+
+// TestOutageOfSeconds: many uploads at once outlast it, all of them. The SDK's own quota of retries fails most.
+func TestOutageOfSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		s := pretend(t, func(r *http.Request) (*http.Response, error) {
+			if time.Since(start) < 4*time.Second {
+				return s3Failure(r, http.StatusInternalServerError, "InternalError"), nil
+			}
+			return respond(r, http.StatusOK, "", "ETag", `"e"`), nil
+		})
+		var wg sync.WaitGroup
+		for range 300 {
+			wg.Go(func() {
+				if err := putText(t.Context(), s, PutOptions{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
 	})
 }
 
@@ -291,6 +314,29 @@ func TestRequest(t *testing.T) {
 		}
 	}
 }
+
+// TestBodyFails: the caller's body, not the store, so nothing is tried again, whatever the transport makes of it.
+func TestBodyFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := errors.New("disk on fire")
+		n := 0
+		s := pretend(t, func(r *http.Request) (*http.Response, error) {
+			n++
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				return nil, fmt.Errorf("transport connection broken: %w", err)
+			}
+			return respond(r, http.StatusOK, ""), nil
+		})
+		_, err := s.Put(t.Context(), "k", failing{disk}, 4, PutOptions{SHA256: strings.Repeat("0", 64)})
+		if _, again := Transient(err); !errors.Is(err, disk) || again || n != 1 {
+			t.Errorf("%d attempts: %v", n, err)
+		}
+	})
+}
+
+type failing struct{ err error }
+
+func (f failing) ReadAt([]byte, int64) (int, error) { return 0, f.err }
 
 // counting fails the test when the body is read a second time.
 type counting struct {

@@ -109,10 +109,14 @@ func digestBig(t *testing.T, s store.Store) {
 func shortBody(t *testing.T, s store.Store) {
 	for _, n := range []int{10, bigSize} {
 		b := pattern(n, 2)
-		if _, err := s.Put(t.Context(), "k", bytes.NewReader(b[:n-1]), int64(n), store.PutOptions{}); err == nil {
-			t.Fatalf("%d of %d bytes were taken", n-1, n)
+		for _, o := range []store.PutOptions{{}, {SHA256: sum(b)}, {SHA256: sum(b[:n-1]), IfNoneMatch: true}} {
+			if _, err := s.Put(t.Context(), "k", bytes.NewReader(b[:n-1]), int64(n), o); err == nil {
+				t.Fatalf("%d of %d bytes were taken", n-1, n)
+			} else if _, again := store.Transient(err); again {
+				t.Errorf("a body that is too short counts as the store's failure: %v", err)
+			}
+			wantMissing(t, s, "k")
 		}
-		wantMissing(t, s, "k")
 	}
 	// A body that goes on behind its size is cut there.
 	if _, err := s.Put(t.Context(), "k", strings.NewReader("abcdef"), 3, store.PutOptions{SHA256: sum([]byte("abc"))}); err != nil {
