@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -103,7 +104,8 @@ func inputsDigest(c *pipeline.Campaign, items []*pipeline.Item) string {
 }
 
 func fileDigest(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
+	// Without O_NONBLOCK a named pipe would hold up the command until somebody writes to it.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", err
 	}

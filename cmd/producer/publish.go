@@ -23,14 +23,14 @@ type publishCmd struct {
 	command.ChannelFlags
 	command.SignFlags
 	command.QueueFlags
-	Concurrency  map[string]int `placeholder:"STAGE=N;…" help:"How many items are in a stage at once, by stage."`
-	Timeout      time.Duration  `help:"Give up after this long; what is not done yet is done by the next run (default: never)."`
-	DrainTimeout time.Duration  `default:"60s" help:"After ctrl-C, carry on what is signed for at most this long."`
+	command.StageFlags
+	Timeout      time.Duration `help:"Give up after this long; what is not done yet is done by the next run (default: never)."`
+	DrainTimeout time.Duration `default:"60s" help:"After ctrl-C, carry on what is signed for at most this long."`
 }
 
 // Run publishes.
 func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
-	if err := p.Check(); err != nil {
+	if err := errors.Join(p.Check(), p.CheckStages()); err != nil {
 		return err
 	}
 	// Everything that can be wrong with the configuration is found before anything is enqueued.

@@ -47,7 +47,7 @@ type verifyCmd struct {
 	Packages []string `arg:"" name:"package" help:"Package files (.conda, .tar.bz2)."`
 	identityFlags
 	command.TrustFlags
-	Bundle        string `type:"path" xor:"from" placeholder:"FILE" help:"Bundle, or sidecar, to verify against (default: the sidecar <package>.sigs beside the package)."`
+	Bundle        string `xor:"from" placeholder:"FILE" help:"Bundle, or sidecar, to verify against (default: the sidecar <package>.sigs beside the package)."`
 	Channel       string `xor:"from" placeholder:"DIR|URL" help:"Channel to take the attestation from: its index must list the package with this digest and sidecar."`
 	TargetChannel string `placeholder:"URL" help:"Channel that the attestation must name."`
 }

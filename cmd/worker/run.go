@@ -24,9 +24,9 @@ type grammar struct {
 	command.Globals
 	command.QueueFlags
 	command.SignFlags
-	Stages       []string       `placeholder:"STAGE" help:"Run these stages: a run of hash, sign, upload, publish (default: all). Campaigns that are cut otherwise are left to other workers."`
-	Concurrency  map[string]int `placeholder:"STAGE=N;…" help:"How many items are in a stage at once, by stage and campaign."`
-	DrainTimeout time.Duration  `default:"60s" help:"After SIGTERM, carry on what is signed for at most this long."`
+	Stages []string `placeholder:"STAGE" help:"Run these stages: a run of hash, sign, upload, publish (default: all). Campaigns that are cut otherwise are left to other workers."`
+	command.StageFlags
+	DrainTimeout time.Duration `default:"60s" help:"After SIGTERM, carry on what is signed for at most this long."`
 }
 
 func run(args []string, s command.Streams) int {
@@ -40,6 +40,9 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	if g.NATS == "" && g.Listen == "" {
 		return command.Usage("give --nats URL, or --listen 127.0.0.1:PORT to be the server as well",
 			errors.New("no server: nobody could submit anything to this worker"))
+	}
+	if err := g.CheckStages(); err != nil {
+		return err
 	}
 	names := g.Stages
 	if len(names) == 0 {

@@ -99,3 +99,6 @@ func checkTrustFile(data []byte, mediaType, what string) error {
 	}
 	return nil
 }
+
+// SigningConfig names the services to sign with; sigstore-go's form of it.
+type SigningConfig = root.SigningConfig

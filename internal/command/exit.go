@@ -3,9 +3,11 @@ package command
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/hallmark-attest/hallmark/internal/identity"
 	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/stages/sign"
 )
 
 // Exit codes of every command.
@@ -40,15 +42,30 @@ func describe(err error) Error {
 		d.Err = err
 		return d
 	}
-	if errors.Is(err, identity.ErrNoIdentity) || errors.Is(err, identity.ErrExpired) {
-		return Error{Code: ExitIdentity, Err: err}
+	if e, ok := errors.AsType[*identity.MissingError](err); ok {
+		return Error{Code: ExitIdentity, Err: err, Hint: e.Hint}
+	}
+	for _, e := range []error{identity.ErrNoIdentity, identity.ErrExpired, identity.ErrMalformed, identity.ErrRefused} {
+		if errors.Is(err, e) {
+			return Error{Code: ExitIdentity, Err: err, Hint: "get a fresh token, for the audience sigstore"}
+		}
+	}
+	if errors.Is(err, identity.ErrUnavailable) {
+		return Error{Code: ExitUpstream, Err: err, Hint: "run the same command again"}
+	}
+	if e, ok := errors.AsType[*sign.UpstreamError](err); ok {
+		d := Error{Code: ExitUpstream, Err: err, Hint: "run the same command again: it goes on where this run stopped"}
+		if !e.Temporary() {
+			d.Code, d.Hint = ExitIdentity, "check that the Sigstore instance accepts this identity, and that its configuration files belong to it"
+		}
+		return d
 	}
 	if e, ok := errors.AsType[*pipeline.Error](err); ok {
 		d := Error{Code: ExitFailed, Err: err, Hint: e.Hint}
 		switch {
 		case e.Kind == pipeline.KindTransient:
 			d.Code = ExitUpstream
-		case len(e.Cause) > 9 && e.Cause[:9] == "identity.":
+		case strings.HasPrefix(e.Cause, "identity."):
 			d.Code = ExitIdentity
 		}
 		return d

@@ -8,9 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-
-	"github.com/sigstore/sigstore-go/pkg/root"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/channel"
@@ -18,6 +17,7 @@ import (
 	"github.com/hallmark-attest/hallmark/internal/store"
 	"github.com/hallmark-attest/hallmark/pipeline"
 	"github.com/hallmark-attest/hallmark/pipeline/queue"
+	"github.com/hallmark-attest/hallmark/stages"
 	"github.com/hallmark-attest/hallmark/stages/sign"
 )
 
@@ -61,7 +61,7 @@ func (f *ChannelFlags) Check() error {
 func OpenChannel(ctx context.Context, to string) (*channel.Channel, error) {
 	s, err := store.Open(ctx, to, Traced("s3"))
 	if err != nil {
-		return nil, Usage("", fmt.Errorf("opening the channel: %w", err))
+		return nil, Usage("give a directory, or s3://bucket/prefix with the credentials in the environment", fmt.Errorf("opening the channel: %w", err))
 	}
 	if err := store.Probe(ctx, s); err != nil {
 		hint := "check the address, the network and the store's own health"
@@ -78,20 +78,20 @@ func OpenChannel(ctx context.Context, to string) (*channel.Channel, error) {
 
 // TrustFlags say whom to trust.
 type TrustFlags struct {
-	TrustedRoot string `type:"path" placeholder:"FILE" help:"Trusted root of a private Sigstore instance (default: public-good Sigstore, by TUF)."`
+	TrustedRoot string `placeholder:"FILE" help:"Trusted root of a private Sigstore instance (default: public-good Sigstore, by TUF)."`
 }
 
 // SignFlags say how to sign.
 type SignFlags struct {
 	TrustFlags
-	SigningConfig string `type:"path" placeholder:"FILE" help:"Signing configuration of a private Sigstore instance (default: public-good Sigstore, by TUF)."`
+	SigningConfig string `placeholder:"FILE" help:"Signing configuration of a private Sigstore instance (default: public-good Sigstore, by TUF)."`
 	RekorVersion  uint32 `default:"0" enum:"0,1,2" help:"Use the transparency log with this API version: 1 or 2; 0 as the signing configuration says."`
 	Certificate   string `default:"shared" enum:"shared,per-package" help:"One certificate re-used within its life (shared), or one for each package."`
-	IDTokenFile   string `name:"identity-token-file" type:"path" placeholder:"FILE" help:"File that holds the OIDC identity token; read anew for each certificate."`
+	IDTokenFile   string `name:"identity-token-file" placeholder:"FILE" help:"File that holds the OIDC identity token; read anew for each certificate."`
 }
 
 // Trust loads the trust root, and for public-good Sigstore its signing configuration as well.
-func (f *TrustFlags) Trust(ctx context.Context) (*attest.TrustRoot, *root.SigningConfig, error) {
+func (f *TrustFlags) Trust(ctx context.Context) (*attest.TrustRoot, *attest.SigningConfig, error) {
 	if f.TrustedRoot != "" {
 		tr, err := attest.LoadTrustRoot(f.TrustedRoot)
 		if err != nil {
@@ -150,12 +150,30 @@ func (f *SignFlags) Signer(ctx context.Context, env *Env) (*sign.KeylessSigner, 
 	return s, v, nil
 }
 
+// StageFlags say how much is done at once.
+type StageFlags struct {
+	Concurrency map[string]int `placeholder:"STAGE=N;…" help:"How many items are in a stage at once, by stage (and, in a worker, by campaign)."`
+}
+
+// CheckStages refuses stages that do not exist and numbers that make no sense.
+func (f *StageFlags) CheckStages() error {
+	for name, n := range f.Concurrency {
+		if !slices.Contains(stages.Names(), name) {
+			return Usage("the stages are "+strings.Join(stages.Names(), ", "), fmt.Errorf("--concurrency: no stage %q", name))
+		}
+		if n < 1 || n > 1<<16 {
+			return Usage("give a number from 1 on", fmt.Errorf("--concurrency: %d items at once in %s", n, name))
+		}
+	}
+	return nil
+}
+
 // QueueFlags say where the queue is.
 type QueueFlags struct {
 	NATS     string `name:"nats" placeholder:"URL" help:"NATS server with JetStream to use instead of the embedded one."`
-	Creds    string `name:"nats-creds" type:"path" placeholder:"FILE" help:"Credentials file for the NATS server."`
+	Creds    string `name:"nats-creds" placeholder:"FILE" help:"Credentials file for the NATS server."`
 	Replicas int    `help:"Replicas of the streams: 1 or 3 (default: 1 where they are created, else what they have)."`
-	State    string `type:"path" placeholder:"DIR" help:"Folder of the embedded server's state (default: one for each channel below the user's state folder)."`
+	State    string `placeholder:"DIR" help:"Folder of the embedded server's state (default: one for each channel below the user's state folder)."`
 	Listen   string `placeholder:"127.0.0.1:PORT" help:"Let other commands reach the embedded server here (default: it listens nowhere)."`
 }
 

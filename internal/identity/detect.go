@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -75,5 +74,18 @@ func Detect(o Options) (Source, error) {
 		return NewInteractive(o.Issuer, o.ClientID, in, out, o.Transport), nil
 	}
 	looked = append(looked, "no terminal to sign in from")
-	return nil, fmt.Errorf("%w (%s); hint: %s", ErrNoIdentity, strings.Join(looked, "; "), hint)
+	return nil, &MissingError{Looked: looked, Hint: hint}
 }
+
+// MissingError says where Detect looked for an identity in vain, and what to do about it. It matches ErrNoIdentity.
+type MissingError struct {
+	Looked []string
+	Hint   string
+}
+
+func (e *MissingError) Error() string {
+	return ErrNoIdentity.Error() + " (" + strings.Join(e.Looked, "; ") + ")"
+}
+
+// Is matches ErrNoIdentity.
+func (e *MissingError) Is(target error) bool { return target == ErrNoIdentity }

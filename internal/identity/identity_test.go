@@ -244,7 +244,7 @@ func TestDetect(t *testing.T) {
 		{name: "then GitHub", env: without("HALLMARK_ID_TOKEN", "SIGSTORE_ID_TOKEN"), terminal: true, want: "GitHub Actions"},
 		{name: "then a person", terminal: true, want: "sign-in at https://oauth2.sigstore.dev/auth"},
 		{name: "a person elsewhere", o: Options{Issuer: "https://dex.example"}, terminal: true, want: "sign-in at https://dex.example"},
-		{name: "nobody", lacks: []string{"no token or token file", "HALLMARK_ID_TOKEN", "SIGSTORE_ID_TOKEN", "not in a GitHub Actions job", "no terminal", "hint: in CI"}},
+		{name: "nobody", lacks: []string{"no token or token file", "HALLMARK_ID_TOKEN", "SIGSTORE_ID_TOKEN", "not in a GitHub Actions job", "no terminal", "in CI"}},
 		{name: "GitHub without the permission", env: map[string]string{"GITHUB_ACTIONS": "true"}, lacks: []string{`"id-token: write"`, githubURL}},
 	}
 	for _, tt := range tests {
@@ -261,6 +261,9 @@ func TestDetect(t *testing.T) {
 			}
 			if !errors.Is(err, ErrNoIdentity) {
 				t.Fatalf("Detect = %v, %v, want ErrNoIdentity", got, err)
+			}
+			if e, ok := errors.AsType[*MissingError](err); ok {
+				err = fmt.Errorf("%w: %s", err, e.Hint)
 			}
 			for _, s := range tt.lacks {
 				if !strings.Contains(err.Error(), s) {
