@@ -63,7 +63,8 @@ type PutOptions struct {
 // store; Transient tells whether trying again may help.
 type Store interface {
 	// Put writes size bytes of body under key, atomically and durably: a reader sees the old bytes or the new ones.
-	// The body is read at most once per attempt, from offset 0, through ReadAt.
+	// The body is read through ReadAt, from offset 0 and once per attempt where the store can (see S3.Put for when it cannot). It MUST
+	// NOT change meanwhile. Info has what the store knows at once; Modified may be zero.
 	Put(ctx context.Context, key string, body io.ReaderAt, size int64, o PutOptions) (Info, error)
 	// Get opens an object; the caller closes it. Info belongs to the bytes that are read.
 	Get(ctx context.Context, key string) (io.ReadCloser, Info, error)

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/hallmark-attest/hallmark/internal/store"
 )
 
@@ -59,8 +57,8 @@ func deletion(t *testing.T, s store.Store) {
 	if err := s.Delete(t.Context(), "x/a", "x/c", "x/none", "z/none", "x", "y/none"); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"x/b", "y"}, keys(t, s, "")); diff != "" {
-		t.Error(diff)
+	if got, want := keys(t, s, ""), []string{"x/b", "y"}; !slices.Equal(got, want) {
+		t.Errorf("List %q: %q, want %q", "", got, want)
 	}
 	wantMissing(t, s, "x/a")
 	if err := s.Delete(t.Context(), "x/a"); err != nil {
@@ -89,8 +87,8 @@ func digest(t *testing.T, s store.Store) {
 	if now := want(t, s, "k", old); now.ETag != at.ETag {
 		t.Error("a refused Put changed the ETag")
 	}
-	if diff := cmp.Diff([]string{"k"}, keys(t, s, "")); diff != "" {
-		t.Error(diff)
+	if got, want := keys(t, s, ""), []string{"k"}; !slices.Equal(got, want) {
+		t.Errorf("List %q: %q, want %q", "", got, want)
 	}
 }
 
@@ -173,8 +171,8 @@ func oddKeys(t *testing.T, s store.Store) {
 		}
 	}
 	sorted := slices.Sorted(slices.Values(odd))
-	if diff := cmp.Diff(sorted, keys(t, s, "")); diff != "" {
-		t.Error(diff)
+	if got, want := keys(t, s, ""), sorted; !slices.Equal(got, want) {
+		t.Errorf("List %q: %q, want %q", "", got, want)
 	}
 	if err := s.Delete(t.Context(), odd...); err != nil {
 		t.Fatal(err)
@@ -222,8 +220,8 @@ func list(t *testing.T, s store.Store) {
 				want = append(want, k)
 			}
 		}
-		if diff := cmp.Diff(want, keys(t, s, prefix)); diff != "" {
-			t.Errorf("List %q: %s", prefix, diff)
+		if got, want := keys(t, s, prefix), want; !slices.Equal(got, want) {
+			t.Errorf("List %q: %q, want %q", prefix, got, want)
 		}
 	}
 }
@@ -257,8 +255,8 @@ func listMany(t *testing.T, s store.Store) {
 		_, err := s.Put(t.Context(), want[i], strings.NewReader("x"), 1, store.PutOptions{})
 		return err
 	})
-	if diff := cmp.Diff(want, keys(t, s, "many/")); diff != "" {
-		t.Error(diff)
+	if got, want := keys(t, s, "many/"), want; !slices.Equal(got, want) {
+		t.Errorf("List %q: %q, want %q", "many/", got, want)
 	}
 	if err := s.Delete(t.Context(), want...); err != nil {
 		t.Fatal(err)

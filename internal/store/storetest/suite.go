@@ -16,7 +16,7 @@ import (
 )
 
 // Run runs the conformance suite. open is called for each test and MUST give an empty store; it may share one server.
-// Part is how many bytes must be put to go beyond a single request, where the store knows such a bound.
+// The suite's big objects have 12 MiB: a store that sends large objects in parts is to be opened with a bound below that as well.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	for _, test := range []struct {
 		name string
@@ -55,7 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	}
 }
 
-// bigSize is beyond what the stores under test send as one object in one request.
+// bigSize is three of the smallest parts of S3, the last one short.
 const bigSize = 12<<20 + 345
 
 func sum(b []byte) string {
