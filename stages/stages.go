@@ -42,7 +42,7 @@ type stage struct {
 //
 // The stage sources (upstream attestations of a package's sources) has its place between hash and sign.
 var list = []stage{
-	{name: "hash", concurrency: hash.Concurrency(), build: newHash},                                                 // one read: digests, size, the record; and what the channel has already
+	{name: "hash", concurrency: hash.Concurrency(), build: newHash},                                               // one read: digests, size, the record; and what the channel has already
 	{name: "sign", concurrency: sign.Concurrency, build: newSign, commits: true},                                  // CEP 27 statement, certificate, timestamp, log entry; verified before it goes on
 	{name: "upload", concurrency: upload.Concurrency, build: newUpload, commits: true, completes: "signed"},       // package, then immutable sidecar, then mutable sidecar
 	{name: "publish", concurrency: publish.Concurrency, build: newPublish, commits: true, completes: "published"}, // repodata and shards, many items per rewrite

@@ -234,8 +234,8 @@ func (f *forge) certify(key *ecdsa.PrivateKey, o order) (*x509.Certificate, erro
 		ExtraExtensions: []pkix.Extension{extension(12, "https://github.com/acme/feedstock"), extension(20, "push")},
 	}
 	if !o.noIssuer {
-		template.ExtraExtensions = append(template.ExtraExtensions,
-			pkix.Extension{Id: certificate.OIDIssuer, Value: []byte(testIssuer)}, extension(8, testIssuer)) //nolint:staticcheck
+		//lint:ignore SA1019 certificates carry the old extension beside the new one, and verifiers read both
+		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: certificate.OIDIssuer, Value: []byte(testIssuer)}, extension(8, testIssuer))
 	}
 	if o.identities == nil {
 		o.identities = []string{testIdentity}

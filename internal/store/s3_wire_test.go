@@ -290,7 +290,7 @@ func TestNewS3(t *testing.T) {
 func TestCredentialsAreNotPrinted(t *testing.T) {
 	t.Parallel()
 	c := S3Config{Credentials: &Credentials{SecretAccessKey: "hunter2"}}
-	for _, s := range []string{fmt.Sprintf("%v", *c.Credentials), fmt.Sprintf("%+v", *c.Credentials), fmt.Sprintf("%#v", *c.Credentials), fmt.Sprint(c.Credentials), fmt.Sprintf("%s", *c.Credentials)} {
+	for _, s := range []string{fmt.Sprintf("%v", *c.Credentials), fmt.Sprintf("%+v", *c.Credentials), fmt.Sprintf("%#v", *c.Credentials), fmt.Sprint(c.Credentials), fmt.Sprint(*c.Credentials)} {
 		if strings.Contains(s, "hunter2") {
 			t.Error(s)
 		}

@@ -15,7 +15,6 @@ import (
 	"go.opentelemetry.io/otel/exporters/stdout/stdoutlog"
 	"go.opentelemetry.io/otel/exporters/stdout/stdoutmetric"
 	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
-	logglobal "go.opentelemetry.io/otel/log/global"
 	"go.opentelemetry.io/otel/propagation"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -107,7 +106,7 @@ func setup(ctx context.Context, service, version string, console io.Writer) (shu
 		}
 		p := sdklog.NewLoggerProvider(sdklog.WithResource(res), sdklog.WithProcessor(sdklog.NewBatchProcessor(exp)))
 		ends = append(ends, p.Shutdown)
-		logglobal.SetLoggerProvider(p)
+		otel.SetLoggerProvider(p)
 	}
 	return stop, nil
 }
