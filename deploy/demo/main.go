@@ -78,17 +78,31 @@ func run(ctx context.Context, dir string, n int) error {
 
 	say("verifying them, as a user of the channel would: offline, against the instance's trust root")
 	trustedRoot := filepath.Join(dir, "sigstore", "trusted_root.json")
-	issuer, err := os.ReadFile(filepath.Join(dir, "sigstore", "issuer"))
+	issuer, err := issuerOf(filepath.Join(dir, "sigstore", "env"))
 	if err != nil {
 		return err
 	}
 	verify := []string{"verify", "--trusted-root", trustedRoot, "--channel", channel, "--target-channel", channelURL,
-		"--certificate-identity", identity, "--certificate-oidc-issuer", strings.TrimSpace(string(issuer))}
+		"--certificate-identity", identity, "--certificate-oidc-issuer", issuer}
 	if err := command(ctx, producer, append(verify, packages...)...); err != nil {
 		return err
 	}
 	say("done: the channel is in %s\nlook into an attestation with:\n  %s inspect %s", channel, producer, sidecarOf(channel))
 	return nil
+}
+
+// issuerOf reads the OIDC issuer of the private Sigstore from the comments of its env file.
+func issuerOf(env string) (string, error) {
+	b, err := os.ReadFile(env)
+	if err != nil {
+		return "", err
+	}
+	for l := range strings.Lines(string(b)) {
+		if issuer, ok := strings.CutPrefix(l, "# issuer:"); ok {
+			return strings.TrimSpace(issuer), nil
+		}
+	}
+	return "", fmt.Errorf("%s names no issuer", env)
 }
 
 // sidecarOf finds a sidecar to show.
