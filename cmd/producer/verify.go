@@ -48,7 +48,7 @@ type verifyCmd struct {
 	identityFlags
 	command.TrustFlags
 	Bundle        string `xor:"from" placeholder:"FILE" help:"Bundle, or sidecar, to verify against (default: the sidecar <package>.sigs beside the package)."`
-	Channel       string `xor:"from" placeholder:"DIR|URL" help:"Channel to take the attestation from: its index must list the package with this digest and sidecar."`
+	Channel       string `xor:"from" placeholder:"DIR|s3://BUCKET/PREFIX" help:"Channel to take the attestation from: its index must list the package with this digest and sidecar."`
 	TargetChannel string `placeholder:"URL" help:"Channel that the attestation must name."`
 }
 
@@ -232,7 +232,7 @@ func (d *verdict) text(w io.Writer) {
 		}
 		return
 	}
-	fmt.Fprintf(w, "verified  %s\n  signed by %s\n  issuer    %s\n  at        %s\n", d.Package, d.Attest.Identity, d.Attest.Issuer, d.Attest.SignedAt.Format(time.RFC3339))
+	fmt.Fprintf(w, "verified  %s  signed by %s at %s\n", d.Package, d.Attest.Identity, d.Attest.SignedAt.Format(time.RFC3339))
 	for _, s := range d.Warnings {
 		fmt.Fprintf(w, "  warning:  %s\n", s)
 	}
