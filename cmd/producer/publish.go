@@ -38,7 +38,7 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	if err != nil {
 		return err
 	}
-	ch, err := command.OpenChannel(ctx, p.To)
+	ch, err := command.OpenChannel(ctx, p.To, true)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/command"
 	"github.com/hallmark-attest/hallmark/internal/conda"
-	"github.com/hallmark-attest/hallmark/internal/store"
 )
 
 // identityFlags say who must have signed, in cosign's forms.
@@ -81,11 +80,9 @@ func (v *verifyCmd) Run(ctx context.Context, env *command.Env) error {
 	}
 	var ch *channel.Channel
 	if v.Channel != "" {
-		s, err := store.Open(ctx, v.Channel, command.Traced("channel"))
-		if err != nil {
-			return command.Usage("", fmt.Errorf("--channel: %w", err))
+		if ch, err = command.OpenChannel(ctx, v.Channel, false); err != nil {
+			return err
 		}
-		ch = channel.New(s, channel.Options{})
 	}
 	verdicts := make([]verdict, len(v.Packages))
 	bad := 0

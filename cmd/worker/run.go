@@ -167,7 +167,7 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 		p.Signer = w.signer
 	}
 	if needsStore(w.names) {
-		if p.Channel, err = command.OpenChannel(ctx, c.To); err != nil {
+		if p.Channel, err = command.OpenChannel(ctx, c.To, writes(w.names)); err != nil {
 			return err
 		}
 	}
@@ -191,6 +191,11 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 // needsStore: only the stages that look into the channel or write to it get its credentials.
 func needsStore(names []string) bool {
 	return !slices.Equal(names, []string{"sign"})
+}
+
+// writes: looking into the channel asks for no right to write.
+func writes(names []string) bool {
+	return slices.Contains(names, "upload") || slices.Contains(names, "publish")
 }
 
 func segmentsText(segments [][]string) string {

@@ -56,12 +56,15 @@ func (f *ChannelFlags) Check() error {
 	return nil
 }
 
-// OpenChannel opens the place that a campaign writes to and proves that it can be written to as Hallmark must: with
-// conditions.
-func OpenChannel(ctx context.Context, to string) (*channel.Channel, error) {
+// OpenChannel opens the place that a campaign writes to. For a caller that writes, it proves that it can be written to as
+// Hallmark must: with conditions.
+func OpenChannel(ctx context.Context, to string, writes bool) (*channel.Channel, error) {
 	s, err := store.Open(ctx, to, Traced("s3"))
 	if err != nil {
 		return nil, Usage("give a directory, or s3://bucket/prefix with the credentials in the environment", fmt.Errorf("opening the channel: %w", err))
+	}
+	if !writes {
+		return channel.New(s, channel.Options{}), nil
 	}
 	if err := store.Probe(ctx, s); err != nil {
 		hint := "check the address, the network and the store's own health"
