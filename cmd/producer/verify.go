@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
@@ -80,6 +81,9 @@ func (v *verifyCmd) Run(ctx context.Context, env *command.Env) error {
 	}
 	var ch *channel.Channel
 	if v.Channel != "" {
+		if st, err := os.Stat(v.Channel); !strings.Contains(v.Channel, "://") && (err != nil || !st.IsDir()) {
+			return command.Usage("", fmt.Errorf("--channel: %s is not a folder", v.Channel))
+		}
 		if ch, err = command.OpenChannel(ctx, v.Channel, false); err != nil {
 			return err
 		}
