@@ -93,8 +93,8 @@ type SignFlags struct {
 	IDTokenFile   string `name:"identity-token-file" placeholder:"FILE" help:"File that holds the OIDC identity token; read anew for each certificate."`
 }
 
-// Trust loads the trust root, and for public-good Sigstore its signing configuration as well.
-func (f *TrustFlags) Trust(ctx context.Context) (*attest.TrustRoot, *attest.SigningConfig, error) {
+// Trust loads the trust root, and for public-good Sigstore a signing configuration of it as well: the default one for "".
+func (f *TrustFlags) Trust(ctx context.Context, signingConfig string) (*attest.TrustRoot, *attest.SigningConfig, error) {
 	if f.TrustedRoot != "" {
 		tr, err := attest.LoadTrustRoot(f.TrustedRoot)
 		if err != nil {
@@ -102,11 +102,8 @@ func (f *TrustFlags) Trust(ctx context.Context) (*attest.TrustRoot, *attest.Sign
 		}
 		return tr, nil, nil
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
-	tr, sc, err := attest.PublicGood(ctx, filepath.Join(cache, "hallmark", "tuf"), attest.TUFOptions{})
+	// No cache on disk: one refresh per process is little, and commands that run at the same time would share it.
+	tr, sc, err := attest.PublicGood(ctx, "", attest.TUFOptions{SigningConfig: signingConfig})
 	if err != nil {
 		return nil, nil, &Error{Code: ExitUpstream, Err: fmt.Errorf("fetching the public-good trust root by TUF: %w", err),
 			Hint: "check the network, or give --trusted-root and --signing-config for a private instance"}
@@ -116,7 +113,7 @@ func (f *TrustFlags) Trust(ctx context.Context) (*attest.TrustRoot, *attest.Sign
 
 // Verifier loads the trust root and returns what verifies against it.
 func (f *TrustFlags) Verifier(ctx context.Context) (*attest.Verifier, error) {
-	tr, _, err := f.Trust(ctx)
+	tr, _, err := f.Trust(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +129,11 @@ func (f *SignFlags) Signer(ctx context.Context, env *Env) (*sign.KeylessSigner, 
 	if err != nil {
 		return nil, nil, err
 	}
-	tr, sc, err := f.Trust(ctx)
+	target := "" // public-good Sigstore's choice is version 1 of the log
+	if f.RekorVersion == 2 {
+		target = attest.TargetSigningConfigRekorV2
+	}
+	tr, sc, err := f.Trust(ctx, target)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -30,7 +30,7 @@ type Globals struct {
 	JSON      bool             `name:"json" help:"Write the result to stdout as JSON, and errors to stderr as JSON."`
 	LogLevel  slog.Level       `default:"WARN" help:"Log what is at least this severe: DEBUG, INFO, WARN, ERROR."`
 	LogFormat string           `default:"text" enum:"text,json" help:"Format of the log on stderr: text or json."`
-	Version   kong.VersionFlag `help:"Print the version."`
+	Version   kong.VersionFlag `env:"-" help:"Print the version."`
 }
 
 // Env is what a command's Run method gets.
