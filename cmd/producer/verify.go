@@ -207,6 +207,10 @@ func readMaterial(file string) ([]byte, error) {
 
 func verifyMaterial(material []byte, v *attest.Verifier, s attest.Subject, p attest.Policy) (*attest.Result, error) {
 	if isArray(material) {
+		// Of a single bundle the reason itself is told, not that there is none that verifies.
+		if all, err := attest.Split(material); err == nil && len(all) == 1 {
+			return v.Verify(all[0], s, p)
+		}
 		_, res, err := attest.Find(material, v, s, p)
 		return res, err
 	}

@@ -148,3 +148,24 @@ func TestUnreadableFile(t *testing.T) {
 		t.Error("the queue was made although the channel cannot be written to")
 	}
 }
+
+// TestTwoFilesOfOneName: one of them is published, the other set aside; which one is nobody's promise.
+func TestTwoFilesOfOneName(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	spec := condatest.Samples(1, 14)[0]
+	var both []string
+	for range 2 {
+		path, err := condatest.Write(t.TempDir(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, path)
+		spec.Timestamp++
+	}
+	s := decode[campaign](t, run(t, programs.producer, p.publish(both...)...).want(t, 3))
+	if s.Published != 1 || len(s.Failures) != 1 || s.Failures[0].Cause != "channel.conflict" {
+		t.Errorf("%+v", s)
+	}
+	check(t, p.channel, 1, subdirs(t, p.channel)...)
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hallmark-attest/hallmark/internal/command"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"producer": func() {
+		os.Exit(run(os.Args[1:], command.Streams{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}))
+	}})
+}
+
+// TestScripts runs the commands as a user types them: testdata/*.txtar. What needs a Sigstore is in internal/e2e; here a
+// recorded attestation stands for it.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	recorded, err := filepath.Abs("testdata/recorded")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata",
+		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir)
+			return os.CopyFS(filepath.Join(env.WorkDir, "recorded"), os.DirFS(recorded))
+		},
+	})
+}
