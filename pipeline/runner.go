@@ -73,8 +73,7 @@ type run struct {
 
 	permits chan struct{}
 	settle  chan Outcome
-	inAir   sync.Map // *flight → struct{}, for heartbeats
-	flights atomic.Int64
+	inAir   sync.Map              // *flight → struct{}, for heartbeats
 	failure atomic.Pointer[Error] // the first fatal error
 }
 
@@ -254,7 +253,6 @@ func (x *run) board(d Delivery) *flight {
 			attribute.Int("hallmark.attempt", d.Attempt)))
 	d.Context = ctx
 	f := &flight{d: d, ctx: ctx, span: span}
-	x.flights.Add(1)
 	x.inAir.Store(f, struct{}{})
 	return f
 }
@@ -271,7 +269,6 @@ func (x *run) land(f *flight, delay time.Duration) {
 func (x *run) ended(f *flight) {
 	f.span.End()
 	x.inAir.Delete(f)
-	x.flights.Add(-1)
 	<-x.permits
 }
 
