@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -46,13 +44,6 @@ type Runner struct {
 	// SettleBatch is how many outcomes are recorded at once at most. Defaults to 250.
 	SettleBatch int
 }
-
-// settlers is how many batches of outcomes are recorded at once: enough to keep the disk busy while a batch fills.
-// linger is how long a batch waits for company: one fsync for many items is worth far more than it costs in latency.
-const (
-	settlers = 2
-	linger   = 10 * time.Millisecond
-)
 
 // flight is one item between the queue and the ledger.
 type flight struct {
@@ -270,199 +261,6 @@ func (x *run) ended(f *flight) {
 	f.span.End()
 	x.inAir.Delete(f)
 	<-x.permits
-}
-
-// startStep starts the goroutines of step i. They end when in is closed and drained; then out is closed.
-func (x *run) startStep(i int, in <-chan *flight, out chan<- *flight) {
-	s := x.Steps[i]
-	var wg sync.WaitGroup
-	for range s.Concurrency {
-		wg.Go(func() {
-			for f := range in {
-				if x.isDraining() && !f.committed {
-					x.land(f, 0)
-					continue
-				}
-				if x.do(s, f) {
-					out <- f // always drained: by the next step or by Run
-				}
-			}
-		})
-	}
-	go func() { // ends with the step's goroutines; Run waits for it through out
-		wg.Wait()
-		close(out)
-	}()
-}
-
-// do runs one step on one item, with retries. It reports whether the item goes on; if not, it has been landed or its
-// outcome is on the way.
-func (x *run) do(s Step, f *flight) bool {
-	retry := x.Retry.withDefault()
-	for attempt := 1; ; attempt++ {
-		err := x.attempt(s, f)
-		if err == nil {
-			f.committed = f.committed || s.Commits
-			if s.Completes != "" {
-				f.events = append(f.events, s.Completes)
-			}
-			return true
-		}
-		switch err.Kind {
-		case KindSkip:
-			x.end(f, OutcomeSkipped, s, err)
-			return false
-		case KindPermanent:
-			x.end(f, OutcomeFailed, s, err)
-			return false
-		case KindFatal:
-			x.log.ErrorContext(f.ctx, "cannot go on", "stage", s.String(), "cause", err.Cause, "error", err.Err)
-			x.drain(err)
-			x.land(f, 0)
-			return false
-		}
-		delay := max(retry.delay(attempt), err.RetryAfter)
-		// An item that nothing binds to this worker gives its place to others after a few attempts. One that has left a
-		// log entry behind stays: starting over would leave a second one.
-		if attempt >= retry.Attempts && !f.committed {
-			x.land(f, retry.delay(attempt+f.d.Attempt))
-			return false
-		}
-		if x.Observer != nil {
-			x.Observer.Retrying(f.ctx, s.String(), f.d.Item, err, delay)
-		}
-		x.log.WarnContext(f.ctx, "trying again", "stage", s.String(), "package", f.d.Item.Filename, "cause", err.Cause,
-			"error", err.Err, "attempt", attempt, "next_try_in", delay)
-		stop := x.draining
-		if f.committed {
-			stop = nil // carry on until the work ends
-		}
-		t := time.NewTimer(delay)
-		select {
-		case <-t.C:
-			continue
-		case <-stop:
-		case <-x.work.Done():
-		}
-		t.Stop()
-		x.land(f, 0)
-		return false
-	}
-}
-
-// attempt runs the step once, in a span of its own, and turns a panic into a permanent error: it would come again.
-func (x *run) attempt(s Step, f *flight) (e *Error) {
-	ctx, span := tracer().Start(f.ctx, s.String(), trace.WithAttributes(attribute.String("hallmark.package", f.d.Item.Filename)))
-	start := time.Now()
-	defer func() {
-		if p := recover(); p != nil {
-			x.log.ErrorContext(ctx, "a stage panicked", "stage", s.String(), "package", f.d.Item.Filename,
-				"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			e = &Error{Kind: KindPermanent, Cause: "internal.panic", Err: fmt.Errorf("stage %s panicked: %v", s, p),
-				Hint: "this is a defect in Hallmark: please report it with the log"}
-		}
-		if e != nil {
-			span.SetAttributes(attribute.String("error.type", e.Cause))
-			if e.Kind != KindSkip {
-				span.SetStatus(codes.Error, e.Cause)
-			}
-		}
-		span.End()
-		if x.Observer != nil {
-			x.Observer.StageDone(ctx, s.String(), f.d.Item, time.Since(start), e)
-		}
-	}()
-	return Classify(s.Run(ctx, f.d.Item))
-}
-
-// finish hands on an item that is through all steps.
-func (x *run) finish(f *flight) {
-	if x.Next != "" {
-		x.settle <- x.outcome(f, OutcomeCrossed)
-		return
-	}
-	x.settle <- x.outcome(f, OutcomePublished)
-}
-
-// end hands on an item that a step ended early.
-func (x *run) end(f *flight, kind OutcomeKind, s Step, err *Error) {
-	o := x.outcome(f, kind)
-	o.Failure = &Failure{Stage: s.String(), Cause: err.Cause, Message: err.Error(), Hint: err.Hint, Attempts: f.d.Attempt, At: time.Now().UTC()}
-	if sc := f.span.SpanContext(); sc.HasTraceID() {
-		o.Failure.TraceID = sc.TraceID().String()
-	}
-	x.settle <- o
-}
-
-func (x *run) outcome(f *flight, kind OutcomeKind) Outcome {
-	return Outcome{Delivery: f.d, Kind: kind, Events: f.events, Next: x.Next, flight: f}
-}
-
-// startSettlers starts what records outcomes in batches. They end when settle is closed.
-func (x *run) startSettlers() *sync.WaitGroup {
-	var wg sync.WaitGroup
-	size := cmp.Or(x.SettleBatch, 250)
-	for range settlers {
-		wg.Go(func() {
-			for first := range x.settle {
-				batch := append(make([]Outcome, 0, size), first)
-				full := time.NewTimer(linger)
-			fill:
-				for len(batch) < size {
-					select {
-					case o, ok := <-x.settle:
-						if !ok {
-							break fill
-						}
-						batch = append(batch, o)
-					case <-full.C:
-						break fill
-					}
-				}
-				full.Stop()
-				x.record(batch)
-			}
-		})
-	}
-	return &wg
-}
-
-func (x *run) record(batch []Outcome) {
-	err := x.Ledger.Settle(x.work, batch)
-	if err != nil {
-		// The ledger has released what it could not record; the effects are idempotent and the items come again.
-		x.log.Warn("cannot record outcomes; the items will be handed out again", "items", len(batch), "error", err)
-	}
-	for _, o := range batch {
-		f := o.flight
-		f.span.SetAttributes(attribute.String("hallmark.outcome", string(o.Kind)))
-		if o.Kind == OutcomeFailed {
-			f.span.SetStatus(codes.Error, o.Failure.Cause)
-		}
-		if err == nil && x.Observer != nil {
-			x.Observer.Settled(o)
-		}
-		x.ended(f)
-	}
-}
-
-// heartbeat tells the queue that the items in flight are being worked on.
-func (x *run) heartbeat(done <-chan struct{}) {
-	t := time.NewTicker(cmp.Or(x.Heartbeat, 20*time.Second))
-	defer t.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-t.C:
-		}
-		x.inAir.Range(func(k, _ any) bool {
-			if err := k.(*flight).d.Job.Extend(); err != nil {
-				x.log.Debug("extending an item", "error", err)
-			}
-			return true
-		})
-	}
 }
 
 func (x *run) isDraining() bool {

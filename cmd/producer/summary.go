@@ -1,0 +1,141 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/hallmark-attest/hallmark/internal/command"
+	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/pipeline/queue"
+	"github.com/hallmark-attest/hallmark/stages"
+)
+
+// summary is how a campaign stands: the result of publish and, for each campaign, of status.
+type summary struct {
+	Schema     string    `json:"schema"`
+	Campaign   string    `json:"campaign"`
+	State      string    `json:"state"`
+	Created    time.Time `json:"created"`
+	To         string    `json:"to"`
+	ChannelURL string    `json:"channelURL,omitempty"`
+	Identity   string    `json:"identity"`
+	Issuer     string    `json:"issuer"`
+
+	Enqueued  uint64 `json:"enqueued"`
+	Published uint64 `json:"published"`
+	Skipped   uint64 `json:"skipped"`
+	Failed    uint64 `json:"failed"` // in quarantine
+	Aborted   uint64 `json:"aborted"`
+	Waiting   uint64 `json:"waiting"`
+
+	Segments []segment `json:"segments,omitempty"`
+	// PerMinute is how many items were finished in the last minute; Left is how long the rest takes at that rate, in
+	// seconds. Both are absent where they mean nothing.
+	PerMinute uint64 `json:"perMinute,omitempty"`
+	Left      uint64 `json:"secondsLeft,omitempty"`
+
+	Duplicates  int                 `json:"duplicates,omitempty"`
+	Stages      []command.StageTime `json:"stages,omitempty"`
+	Interrupted bool                `json:"interrupted,omitempty"`
+	Causes      []cause             `json:"causes,omitempty"`
+	Failures    []failure           `json:"failures,omitempty"`
+}
+
+type segment struct {
+	Name        string `json:"name"`
+	Pending     uint64 `json:"pending"`
+	InFlight    uint64 `json:"inFlight"`
+	Redelivered uint64 `json:"redelivered"`
+}
+
+type cause struct {
+	Cause string `json:"cause"`
+	Count int    `json:"count"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+type failure struct {
+	Item     string `json:"item"`
+	Filename string `json:"filename"`
+	Source   string `json:"source"`
+	pipeline.Failure
+}
+
+// maxFailures bounds how many failures a summary lists one by one; the causes count all.
+const maxFailures = 1000
+
+func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summary, error) {
+	segments, err := c.Segments(stages.Names())
+	if err != nil {
+		return nil, err
+	}
+	heads := make([]string, len(segments))
+	for i, s := range segments {
+		heads[i] = s[0]
+	}
+	counts, err := q.Counts(ctx, c, heads)
+	if err != nil {
+		return nil, err
+	}
+	s := &summary{Schema: "hallmark.campaign/1", Campaign: c.Name, State: string(c.State), Created: c.Created, To: c.To, ChannelURL: c.ChannelURL,
+		Identity: c.Identity, Issuer: c.Issuer, Enqueued: counts.Enqueued, Published: counts.Published, Skipped: counts.Skipped,
+		Failed: counts.Failed, Aborted: counts.Aborted, Waiting: counts.Waiting()}
+	for _, g := range counts.Segments {
+		s.Segments = append(s.Segments, segment{g.Name, g.Pending, g.InFlight, g.Redelivered})
+	}
+	byCause := map[string]*cause{}
+	for e, err := range q.Quarantined(ctx, c.Name) {
+		if err != nil {
+			return nil, err
+		}
+		k := byCause[e.Failure.Cause]
+		if k == nil {
+			k = &cause{Cause: e.Failure.Cause, Hint: e.Failure.Hint}
+			byCause[e.Failure.Cause] = k
+		}
+		k.Count++
+		if len(s.Failures) < maxFailures {
+			f := failure{Failure: e.Failure}
+			if e.Item != nil {
+				f.Item, f.Filename, f.Source = e.Item.ID, e.Item.Filename, e.Item.Source
+			}
+			s.Failures = append(s.Failures, f)
+		}
+	}
+	for _, k := range byCause {
+		s.Causes = append(s.Causes, *k)
+	}
+	slices.SortFunc(s.Causes, func(a, b cause) int { return cmp.Or(b.Count-a.Count, cmp.Compare(a.Cause, b.Cause)) })
+	slices.SortFunc(s.Failures, func(a, b failure) int {
+		return cmp.Or(cmp.Compare(a.Cause, b.Cause), cmp.Compare(a.Filename, b.Filename))
+	})
+	return s, nil
+}
+
+// text writes the result of publish.
+func (s *summary) text(w io.Writer) {
+	switch {
+	case s.Interrupted:
+		fmt.Fprintf(w, "campaign %s: %d published, %d skipped, %d set aside, %d not done yet\n", s.Campaign, s.Published, s.Skipped, s.Failed, s.Waiting)
+	case s.Published == 0 && s.Failed == 0 && s.Skipped > 0:
+		fmt.Fprintf(w, "campaign %s: all %d packages were published already, signed by %s; nothing was changed\n", s.Campaign, s.Skipped, s.Identity)
+	default:
+		fmt.Fprintf(w, "campaign %s: %d published, %d skipped (published already), %d set aside\n", s.Campaign, s.Published, s.Skipped, s.Failed)
+	}
+	if s.Duplicates > 0 {
+		fmt.Fprintf(w, "%d arguments named a package that was named already\n", s.Duplicates)
+	}
+	for _, f := range s.Failures {
+		fmt.Fprintf(w, "set aside: %s\n  cause: %s (%s)\n", cmp.Or(f.Source, f.Filename, f.Item), f.Message, f.Cause)
+		if f.Hint != "" {
+			fmt.Fprintf(w, "  hint:  %s\n", f.Hint)
+		}
+	}
+	if n := int64(s.Failed) - int64(len(s.Failures)); n > 0 {
+		fmt.Fprintf(w, "and %d more\n", n)
+	}
+}

@@ -1,0 +1,138 @@
+package pipeline
+
+import (
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// startStep starts the goroutines of step i. They end when in is closed and drained; then out is closed.
+func (x *run) startStep(i int, in <-chan *flight, out chan<- *flight) {
+	s := x.Steps[i]
+	var wg sync.WaitGroup
+	for range s.Concurrency {
+		wg.Go(func() {
+			for f := range in {
+				if x.isDraining() && !f.committed {
+					x.land(f, 0)
+					continue
+				}
+				if x.do(s, f) {
+					out <- f // always drained: by the next step or by Run
+				}
+			}
+		})
+	}
+	go func() { // ends with the step's goroutines; Run waits for it through out
+		wg.Wait()
+		close(out)
+	}()
+}
+
+// do runs one step on one item, with retries. It reports whether the item goes on; if not, it has been landed or its
+// outcome is on the way.
+func (x *run) do(s Step, f *flight) bool {
+	retry := x.Retry.withDefault()
+	for attempt := 1; ; attempt++ {
+		err := x.attempt(s, f)
+		if err == nil {
+			f.committed = f.committed || s.Commits
+			if s.Completes != "" {
+				f.events = append(f.events, s.Completes)
+			}
+			return true
+		}
+		switch err.Kind {
+		case KindSkip:
+			x.end(f, OutcomeSkipped, s, err)
+			return false
+		case KindPermanent:
+			x.end(f, OutcomeFailed, s, err)
+			return false
+		case KindFatal:
+			x.log.ErrorContext(f.ctx, "cannot go on", "stage", s.String(), "cause", err.Cause, "error", err.Err)
+			x.drain(err)
+			x.land(f, 0)
+			return false
+		}
+		delay := max(retry.delay(attempt), err.RetryAfter)
+		// An item that nothing binds to this worker gives its place to others after a few attempts. One that has left a
+		// log entry behind stays: starting over would leave a second one.
+		if attempt >= retry.Attempts && !f.committed {
+			x.land(f, retry.delay(attempt+f.d.Attempt))
+			return false
+		}
+		if x.Observer != nil {
+			x.Observer.Retrying(f.ctx, s.String(), f.d.Item, err, delay)
+		}
+		x.log.WarnContext(f.ctx, "trying again", "stage", s.String(), "package", f.d.Item.Filename, "cause", err.Cause,
+			"error", err.Err, "attempt", attempt, "next_try_in", delay)
+		stop := x.draining
+		if f.committed {
+			stop = nil // carry on until the work ends
+		}
+		t := time.NewTimer(delay)
+		select {
+		case <-t.C:
+			continue
+		case <-stop:
+		case <-x.work.Done():
+		}
+		t.Stop()
+		x.land(f, 0)
+		return false
+	}
+}
+
+// attempt runs the step once, in a span of its own, and turns a panic into a permanent error: it would come again.
+func (x *run) attempt(s Step, f *flight) (e *Error) {
+	ctx, span := tracer().Start(f.ctx, s.String(), trace.WithAttributes(attribute.String("hallmark.package", f.d.Item.Filename)))
+	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			x.log.ErrorContext(ctx, "a stage panicked", "stage", s.String(), "package", f.d.Item.Filename,
+				"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			e = &Error{Kind: KindPermanent, Cause: "internal.panic", Err: fmt.Errorf("stage %s panicked: %v", s, p),
+				Hint: "this is a defect in Hallmark: please report it with the log"}
+		}
+		if e != nil {
+			span.SetAttributes(attribute.String("error.type", e.Cause))
+			if e.Kind != KindSkip {
+				span.SetStatus(codes.Error, e.Cause)
+			}
+		}
+		span.End()
+		if x.Observer != nil {
+			x.Observer.StageDone(ctx, s.String(), f.d.Item, time.Since(start), e)
+		}
+	}()
+	return Classify(s.Run(ctx, f.d.Item))
+}
+
+// finish hands on an item that is through all steps.
+func (x *run) finish(f *flight) {
+	if x.Next != "" {
+		x.settle <- x.outcome(f, OutcomeCrossed)
+		return
+	}
+	x.settle <- x.outcome(f, OutcomePublished)
+}
+
+// end hands on an item that a step ended early.
+func (x *run) end(f *flight, kind OutcomeKind, s Step, err *Error) {
+	o := x.outcome(f, kind)
+	o.Failure = &Failure{Stage: s.String(), Cause: err.Cause, Message: err.Error(), Hint: err.Hint, Attempts: f.d.Attempt, At: time.Now().UTC()}
+	if sc := f.span.SpanContext(); sc.HasTraceID() {
+		o.Failure.TraceID = sc.TraceID().String()
+	}
+	x.settle <- o
+}
+
+func (x *run) outcome(f *flight, kind OutcomeKind) Outcome {
+	return Outcome{Delivery: f.d, Kind: kind, Events: f.events, Next: x.Next, flight: f}
+}
