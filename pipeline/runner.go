@@ -45,6 +45,10 @@ type Runner struct {
 	SettleBatch int
 }
 
+// pullBatch is how many items are asked for at once where the first step is narrow: a round trip for each would bound
+// the rate. It is small, so that a worker does not hoard what others could be doing.
+const pullBatch = 64
+
 // flight is one item between the queue and the ledger.
 type flight struct {
 	d         Delivery
@@ -179,7 +183,7 @@ func (x *run) pull(ctx context.Context, in chan<- *flight) {
 			return
 		}
 		n := 1
-		for n < x.Steps[0].Concurrency*2 {
+		for n < max(x.Steps[0].Concurrency*2, pullBatch) {
 			select {
 			case x.permits <- struct{}{}:
 				n++

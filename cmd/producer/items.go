@@ -116,7 +116,7 @@ func fileDigest(ctx context.Context, path string) (string, error) {
 		return "", fmt.Errorf("%s is not a regular file", path)
 	}
 	h := sha256.New()
-	buf := make([]byte, 1<<20)
+	buf := make([]byte, 64<<10)
 	for {
 		n, err := f.Read(buf)
 		h.Write(buf[:n])
