@@ -64,6 +64,11 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	if _, err := q.Enqueue(ctx, c, stages.Names()[0], queue.Items(items...)); err != nil {
 		return fmt.Errorf("enqueuing: %w", err)
 	}
+	select {
+	case <-time.After(time.Until(c.Created)): // see adopt
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 
 	ps := &parts{queue: q, channel: ch, signer: signer, verifier: verifier, encoder: &event.Encoder{Version: command.Version()}}
 	times, runErr := p.work(ctx, env, ps, c, len(items))
@@ -90,11 +95,6 @@ func adopt(ctx context.Context, q *queue.Queue, c *pipeline.Campaign, items []*p
 		c.Name = fmt.Sprintf("publish-%s-%.6s", c.Created.Format("20060102-150405"), lower(rand.Text()))
 		if err := q.Campaigns().Create(ctx, c); err != nil {
 			return nil, fmt.Errorf("creating the campaign: %w", err)
-		}
-		select {
-		case <-time.After(time.Until(c.Created)):
-		case <-ctx.Done():
-			return nil, ctx.Err()
 		}
 	}
 	for _, it := range items {

@@ -1,7 +1,7 @@
 // Command bench measures packages per second through all stages, with a real private Sigstore on this machine, beside a
 // loop of cosign attest-blob over the same packages at equal concurrency, in one run.
 //
-//	go run ./deploy/bench [-n 1000] [-concurrency 128] [-cosign 200] [-rekor v2|v1]
+//	go run ./deploy/bench [-n 1000] [-concurrency 256] [-cosign 300] [-rekor v2|v1]
 //
 // Machines are shared and noisy: the ratio is what counts. Both sides share the cores with the servers.
 package main
@@ -40,8 +40,8 @@ type options struct {
 func main() {
 	var o options
 	flag.IntVar(&o.n, "n", 1000, "packages")
-	flag.IntVar(&o.concurrency, "concurrency", 128, "signatures at once, on both sides")
-	flag.IntVar(&o.cosign, "cosign", 200, "how many of the packages cosign signs; its rate is taken from these")
+	flag.IntVar(&o.concurrency, "concurrency", 256, "signatures at once, on both sides")
+	flag.IntVar(&o.cosign, "cosign", 300, "how many of the packages cosign signs; its rate is taken from these")
 	flag.StringVar(&o.rekor, "rekor", "v2", "transparency log: v2 or v1")
 	flag.StringVar(&o.dir, "dir", "", "working folder (default: a temporary one)")
 	flag.BoolVar(&o.inside, "inside", false, "for the program's own use: run inside the private Sigstore's environment")
