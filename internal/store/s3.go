@@ -17,7 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// Credentials sign requests. They have no String and are never logged.
+// Credentials sign requests. They print as a placeholder, never as themselves.
 type Credentials struct {
 	AccessKeyID     string
 	SecretAccessKey string
