@@ -103,6 +103,7 @@ func (s *summary) status(w io.Writer) {
 	fmt.Fprintf(w, "  signed by   %s\n  issuer      %s\n", s.Identity, s.Issuer)
 	fmt.Fprintf(w, "  %d enqueued = %d published + %d skipped + %d set aside + %d aborted + %d waiting\n",
 		s.Enqueued, s.Published, s.Skipped, s.Failed, s.Aborted, s.Waiting)
+	fmt.Fprintf(w, "  %d signed and uploaded so far\n", s.Signed)
 	for _, g := range s.Segments {
 		fmt.Fprintf(w, "  from %-8s %d pending, %d in flight, %d handed out more than once\n", g.Name, g.Pending, g.InFlight, g.Redelivered)
 	}
@@ -110,7 +111,7 @@ func (s *summary) status(w io.Writer) {
 		fmt.Fprintf(w, "  %d/min, about %s left\n", s.PerMinute, time.Duration(s.Left)*time.Second)
 	}
 	for _, k := range s.Causes {
-		fmt.Fprintf(w, "  %6d × %s", k.Count, k.Cause)
+		fmt.Fprintf(w, "  %6d × %s in %s", k.Count, k.Cause, k.Stage)
 		if k.Hint != "" {
 			fmt.Fprintf(w, " (%s)", k.Hint)
 		}

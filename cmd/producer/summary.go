@@ -26,6 +26,7 @@ type summary struct {
 	Issuer     string    `json:"issuer"`
 
 	Enqueued  uint64 `json:"enqueued"`
+	Signed    uint64 `json:"signed"` // have a complete attestation; not an outcome
 	Published uint64 `json:"published"`
 	Skipped   uint64 `json:"skipped"`
 	Failed    uint64 `json:"failed"` // in quarantine
@@ -53,6 +54,7 @@ type segment struct {
 }
 
 type cause struct {
+	Stage string `json:"stage"`
 	Cause string `json:"cause"`
 	Count int    `json:"count"`
 	Hint  string `json:"hint,omitempty"`
@@ -82,20 +84,21 @@ func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summ
 		return nil, err
 	}
 	s := &summary{Schema: "hallmark.campaign/1", Campaign: c.Name, State: string(c.State), Created: c.Created, To: c.To, ChannelURL: c.ChannelURL,
-		Identity: c.Identity, Issuer: c.Issuer, Enqueued: counts.Enqueued, Published: counts.Published, Skipped: counts.Skipped,
+		Identity: c.Identity, Issuer: c.Issuer, Enqueued: counts.Enqueued, Signed: counts.Signed, Published: counts.Published, Skipped: counts.Skipped,
 		Failed: counts.Failed, Aborted: counts.Aborted, Waiting: counts.Waiting()}
 	for _, g := range counts.Segments {
 		s.Segments = append(s.Segments, segment{g.Name, g.Pending, g.InFlight, g.Redelivered})
 	}
-	byCause := map[string]*cause{}
+	byCause := map[[2]string]*cause{}
 	for e, err := range q.Quarantined(ctx, c.Name) {
 		if err != nil {
 			return nil, err
 		}
-		k := byCause[e.Failure.Cause]
+		at := [2]string{e.Failure.Stage, e.Failure.Cause}
+		k := byCause[at]
 		if k == nil {
-			k = &cause{Cause: e.Failure.Cause, Hint: e.Failure.Hint}
-			byCause[e.Failure.Cause] = k
+			k = &cause{Stage: e.Failure.Stage, Cause: e.Failure.Cause, Hint: e.Failure.Hint}
+			byCause[at] = k
 		}
 		k.Count++
 		if len(s.Failures) < maxFailures {
@@ -109,7 +112,9 @@ func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summ
 	for _, k := range byCause {
 		s.Causes = append(s.Causes, *k)
 	}
-	slices.SortFunc(s.Causes, func(a, b cause) int { return cmp.Or(b.Count-a.Count, cmp.Compare(a.Cause, b.Cause)) })
+	slices.SortFunc(s.Causes, func(a, b cause) int {
+		return cmp.Or(b.Count-a.Count, cmp.Compare(a.Cause, b.Cause), cmp.Compare(a.Stage, b.Stage))
+	})
 	slices.SortFunc(s.Failures, func(a, b failure) int {
 		return cmp.Or(cmp.Compare(a.Cause, b.Cause), cmp.Compare(a.Filename, b.Filename))
 	})

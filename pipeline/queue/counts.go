@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/pipeline/event"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 )
@@ -18,6 +19,8 @@ type Counts struct {
 	Enqueued uint64
 	// Outcomes. Failed is what is in quarantine now.
 	Published, Skipped, Aborted, Failed uint64
+	// Signed is how many items have a complete attestation: verified and stored. It is no outcome; items go on from there.
+	Signed uint64
 	// Segments are in the order that was asked for.
 	Segments []SegmentCounts
 }
@@ -68,6 +71,7 @@ func (q *Queue) Counts(ctx context.Context, c *pipeline.Campaign, segments []str
 		stream, filter string
 	}{
 		{&out.Published, StreamEvents, eventFilter(string(pipeline.OutcomePublished), c.Name)},
+		{&out.Signed, StreamEvents, eventFilter(event.Signed, c.Name)},
 		{&out.Skipped, StreamEvents, eventFilter(string(pipeline.OutcomeSkipped), c.Name)},
 		{&out.Aborted, StreamEvents, eventFilter(string(OutcomeAborted), c.Name)},
 		{&out.Failed, StreamQuarantine, quarantineFilter(c.Name)},

@@ -193,12 +193,15 @@ func TestConcurrentConsumersSettleEveryItemOnce(t *testing.T) {
 		}
 	}
 	n = i.quietCounts(t, c, oneSegment, func(n Counts) bool { return n.Waiting() == 0 })
-	want := Counts{Enqueued: total, Published: 4000, Skipped: 500, Failed: 500, Segments: []SegmentCounts{{Name: "hash", jobs: total}}}
+	want := Counts{Enqueued: total, Signed: 4000, Published: 4000, Skipped: 500, Failed: 500, Segments: []SegmentCounts{{Name: "hash", jobs: total}}}
 	if d := cmp.Diff(want, n, cmp.AllowUnexported(SegmentCounts{})); d != "" {
 		t.Error(d)
 	}
-	if got, _ := i.count(ctx, StreamEvents, eventFilter("signed", c.Name)); got != 4000 {
-		t.Errorf("%d signed events", got)
+	if got, err := i.DoneSince(ctx, c.Name, time.Now().Add(-time.Hour)); err != nil || got != total {
+		t.Errorf("%d done within the hour (%v), want %d", got, err, total)
+	}
+	if got, err := i.DoneSince(ctx, c.Name, time.Now().Add(time.Hour)); err != nil || got != 0 {
+		t.Errorf("%d done from now on (%v)", got, err)
 	}
 }
 
