@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
 func TestCheckTargetChannel(t *testing.T) {
@@ -105,7 +107,7 @@ func FuzzCheckTargetChannel(f *testing.F) {
 		if strings.HasSuffix(u, "/") || strings.ContainsAny(u, "@?#%\\ ") || !strings.HasPrefix(u, "http") {
 			t.Errorf("accepted %q", u)
 		}
-		if _, err := parsePredicate(object{"targetChannel": u}); err != nil {
+		if _, err := parsePredicate(strictjson.Object{"targetChannel": u}); err != nil {
 			t.Errorf("accepted %q, and as a predicate it is refused: %v", u, err)
 		}
 		if !sameChannel(u, u) {

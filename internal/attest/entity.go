@@ -14,6 +14,8 @@ import (
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/tlog"
+
+	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
 // entity is a bundle's bytes taken apart: one DSSE envelope with one signature, and one certificate.
@@ -35,7 +37,7 @@ func parseBundle(data []byte) (*entity, error) {
 		return nil, refuse(CodeBundleMalformed, errors.New("this is a JSON array, not a bundle"), "a sidecar is an array of bundles; give one of them")
 	}
 	// Bounded in depth, and no name twice anywhere, before sigstore-go reads it.
-	if _, err := parseStrictObject(data); err != nil {
+	if _, err := strictjson.DecodeObject(data); err != nil {
 		return nil, refuse(CodeBundleMalformed, fmt.Errorf("the bundle %w", err), "")
 	}
 	b := new(bundle.Bundle)

@@ -8,6 +8,8 @@ import (
 	rekortiles "github.com/sigstore/rekor-tiles/v2/pkg/generated/protobuf"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
 type body = rekortiles.HashedRekordLogEntryV002
@@ -109,9 +111,9 @@ func TestParseStatement(t *testing.T) {
 	for statement, want := range map[string]Code{
 		`{"_TYPE":"https://in-toto.io/Statement/v1"}`: CodeStatementType,
 		`{"_type":"\xff"}`:                            CodeStatementMalformed,
-		`{"_type":` + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + "}": CodeStatementMalformed,
-		`{"_type":"https://in-toto.io/Statement/v1"`:                                          CodeStatementMalformed,
-		`{"_type" "https://in-toto.io/Statement/v1"}`:                                         CodeStatementMalformed,
+		`{"_type":` + strings.Repeat("[", strictjson.MaxDepth+1) + strings.Repeat("]", strictjson.MaxDepth+1) + "}": CodeStatementMalformed,
+		`{"_type":"https://in-toto.io/Statement/v1"`:                                                                CodeStatementMalformed,
+		`{"_type" "https://in-toto.io/Statement/v1"}`:                                                               CodeStatementMalformed,
 		`{"a":1,}`: CodeStatementMalformed,
 	} {
 		_, err := parseStatement([]byte(statement))

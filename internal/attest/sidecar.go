@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
 // maxElements bounds a sidecar's elements: 4 MiB hold about 380 bundles.
@@ -98,7 +100,7 @@ func Append(sidecar, bundle []byte) (next []byte, added bool, err error) {
 	if len(bundle) > MaxBundle {
 		return nil, false, refuse(CodeBundleTooLarge, fmt.Errorf("the bundle has %d bytes, more than %d", len(bundle), MaxBundle), "")
 	}
-	if _, err := parseStrictObject(bundle); err != nil {
+	if _, err := strictjson.DecodeObject(bundle); err != nil {
 		return nil, false, refuse(CodeBundleMalformed, fmt.Errorf("the bundle %w", err), "")
 	}
 	if len(sidecar) == 0 {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
 // maxFilename is the greatest length of a package's file name (CEP 26, "Filenames").
@@ -123,7 +125,7 @@ type claimed struct {
 // parseStatement reads a statement's bytes and checks everything that CEP 27 says of the form (MUST): it does not
 // compare with any package. What it gives alongside an error is what was read until then.
 func parseStatement(data []byte) (c claimed, err error) {
-	o, err := parseStrictObject(data)
+	o, err := strictjson.DecodeObject(data)
 	if err != nil {
 		return c, refuse(CodeStatementMalformed, fmt.Errorf("the statement: %w", err), "")
 	}
@@ -137,7 +139,7 @@ func parseStatement(data []byte) (c claimed, err error) {
 	}
 	subjects, ok := o["subject"].([]any)
 	if !ok {
-		return c, refuse(CodeStatementSubjectCount, fmt.Errorf("subject is %s, not an array", kindOf(o["subject"])), "")
+		return c, refuse(CodeStatementSubjectCount, fmt.Errorf("subject is %s, not an array", strictjson.KindOf(o["subject"])), "")
 	}
 	if len(subjects) != 1 {
 		return c, refuse(CodeStatementSubjectCount, fmt.Errorf("the statement has %d subjects, not one", len(subjects)),
@@ -151,18 +153,18 @@ func parseStatement(data []byte) (c claimed, err error) {
 }
 
 func parseSubject(v any) (Subject, error) {
-	so, ok := v.(object)
+	so, ok := v.(strictjson.Object)
 	if !ok {
-		return Subject{}, refuse(CodeStatementSubjectName, fmt.Errorf("the subject is %s, not an object", kindOf(v)), "")
+		return Subject{}, refuse(CodeStatementSubjectName, fmt.Errorf("the subject is %s, not an object", strictjson.KindOf(v)), "")
 	}
 	name, ok := so["name"].(string)
 	if !ok {
-		return Subject{}, refuse(CodeStatementSubjectName, fmt.Errorf("the subject's name is %s, not a string", kindOf(so["name"])), "")
+		return Subject{}, refuse(CodeStatementSubjectName, fmt.Errorf("the subject's name is %s, not a string", strictjson.KindOf(so["name"])), "")
 	}
 	s := Subject{Filename: name}
-	digest, ok := so["digest"].(object)
+	digest, ok := so["digest"].(strictjson.Object)
 	if !ok {
-		return s, refuse(CodeStatementDigestSet, fmt.Errorf("the subject's digest is %s, not an object", kindOf(so["digest"])), "")
+		return s, refuse(CodeStatementDigestSet, fmt.Errorf("the subject's digest is %s, not an object", strictjson.KindOf(so["digest"])), "")
 	}
 	hex, _ := digest["sha256"].(string)
 	if len(digest) != 1 || !isSHA256(hex) {
@@ -178,13 +180,13 @@ func parsePredicate(v any) (*string, error) {
 	if v == nil {
 		return nil, nil
 	}
-	po, ok := v.(object)
+	po, ok := v.(strictjson.Object)
 	if !ok {
-		return nil, refuse(CodeStatementPredicate, fmt.Errorf("the predicate is %s, not an object or null", kindOf(v)), "")
+		return nil, refuse(CodeStatementPredicate, fmt.Errorf("the predicate is %s, not an object or null", strictjson.KindOf(v)), "")
 	}
 	target, ok := po["targetChannel"].(string)
 	if !ok {
-		return nil, refuse(CodeStatementPredicate, fmt.Errorf("targetChannel is %s, not a string", kindOf(po["targetChannel"])), "")
+		return nil, refuse(CodeStatementPredicate, fmt.Errorf("targetChannel is %s, not a string", strictjson.KindOf(po["targetChannel"])), "")
 	}
 	if len(target) > maxChannelURL {
 		return nil, refuse(CodeStatementPredicate, fmt.Errorf("targetChannel has %d bytes, more than %d", len(target), maxChannelURL), "")
@@ -202,5 +204,5 @@ func shown(v any) string {
 	if s, ok := v.(string); ok {
 		return fmt.Sprintf("%.200q", s)
 	}
-	return kindOf(v)
+	return strictjson.KindOf(v)
 }

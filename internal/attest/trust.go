@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
+
+	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
 // TrustRoot is what verification starts from: the certificate authorities, logs and timestamp authorities of a Sigstore.
@@ -86,7 +88,7 @@ func checkTrustFile(data []byte, mediaType, what string) error {
 	if len(data) > MaxTrustFile {
 		return refuse(CodeTrustTooLarge, fmt.Errorf("larger than %d bytes", MaxTrustFile), "is it "+what+"?")
 	}
-	o, err := parseStrictObject(data)
+	o, err := strictjson.DecodeObject(data)
 	if err != nil {
 		return refuse(CodeTrustMalformed, err, "is it "+what+"?")
 	}

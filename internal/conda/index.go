@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+
+	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
 // channelFields are what a channel says about a package, never the package about itself. A package's index.json MUST NOT be
@@ -25,7 +27,7 @@ type index struct {
 // readIndex checks that raw can stand in a channel's repodata: one record with a field of the wrong type makes typed clients
 // fail on the whole file. Unknown fields pass. hint is the subdir if raw has none.
 func readIndex(raw []byte, want Name, hint string) (*index, error) {
-	m, err := decodeObject(raw)
+	m, err := strictjson.DecodeObject(raw)
 	if err != nil {
 		return nil, refuse(CodeIndexInvalid, "info/index.json: %w", err)
 	}

@@ -3,6 +3,8 @@ package conda
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
 // runExportKinds are CEP 12's keys; all others ("schema_version" among them) are no part of a channel's run exports.
@@ -16,7 +18,7 @@ func RunExports(raw []byte) (json.RawMessage, error) {
 		return json.RawMessage("{}"), nil
 	}
 	out := map[string]any{}
-	v, err := decodeStrict(raw)
+	v, err := strictjson.Decode(raw)
 	if err == nil {
 		switch v := v.(type) {
 		case []any:

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+
+	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
 // A .conda's ZIP holds three entries. archive/zip would allocate a directory of any size, skips bytes before, between and after the
@@ -295,7 +297,7 @@ func members(src *source, entries []zipEntry, name Name) (info zipEntry, err err
 	if err != nil {
 		return info, err
 	}
-	m, err := decodeObject(raw)
+	m, err := strictjson.DecodeObject(raw)
 	if err != nil {
 		return info, refuse(CodeMissingMetadata, "metadata.json: %w", err)
 	}

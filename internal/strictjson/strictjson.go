@@ -1,4 +1,7 @@
-package conda
+// Package strictjson reads JSON that somebody else wrote and that several readers must understand alike: bytes flow in,
+// values or a refusal flow out. encoding/json would match names without regard to case and take the last of several, so that
+// another reader could see another document.
+package strictjson
 
 import (
 	"bytes"
@@ -9,24 +12,29 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth is how deep arrays and objects nest in a package's JSON; real ones stay below 5.
-const maxDepth = 64
+// MaxDepth is how deep arrays and objects may nest. A bundle nests 8 deep, a package's metadata 5.
+const MaxDepth = 64
 
-// decodeObject decodes raw as one JSON object and nothing after it. Numbers stay json.Number, as they are written. It refuses what parsers
-// disagree on: duplicate keys (at any depth), invalid UTF-8, lone surrogates, NaN and Infinity, a byte order mark.
-func decodeObject(raw []byte) (map[string]any, error) {
-	v, err := decodeStrict(raw)
+// Object is an object as this package gives it: its names are unique and compared exactly.
+type Object = map[string]any
+
+// DecodeObject is Decode for a text that has to be an object.
+func DecodeObject(raw []byte) (Object, error) {
+	v, err := Decode(raw)
 	if err != nil {
 		return nil, err
 	}
-	m, ok := v.(map[string]any)
+	m, ok := v.(Object)
 	if !ok {
-		return nil, errors.New("not a JSON object")
+		return nil, fmt.Errorf("is %s, not a JSON object", KindOf(v))
 	}
 	return m, nil
 }
 
-func decodeStrict(raw []byte) (any, error) {
+// Decode decodes raw as one JSON text and nothing after it. It gives Object, []any, string, json.Number (as it is
+// written), bool or nil. It refuses what parsers disagree on: a name twice in an object, at any depth; invalid UTF-8; lone
+// surrogates; NaN and Infinity; a byte order mark; and nesting beyond MaxDepth. Safe for concurrent use.
+func Decode(raw []byte) (any, error) {
 	if !utf8.Valid(raw) {
 		return nil, errors.New("not UTF-8")
 	}
@@ -50,8 +58,8 @@ func decodeStrict(raw []byte) (any, error) {
 }
 
 func decodeValue(d *json.Decoder, depth int) (any, error) {
-	if depth > maxDepth {
-		return nil, fmt.Errorf("nested deeper than %d", maxDepth)
+	if depth > MaxDepth {
+		return nil, fmt.Errorf("nested deeper than %d", MaxDepth)
 	}
 	t, err := d.Token()
 	if err != nil {
@@ -59,7 +67,7 @@ func decodeValue(d *json.Decoder, depth int) (any, error) {
 	}
 	switch t {
 	case json.Delim('{'):
-		m := map[string]any{}
+		m := Object{}
 		for d.More() {
 			k, err := d.Token()
 			if err != nil {
@@ -70,7 +78,7 @@ func decodeValue(d *json.Decoder, depth int) (any, error) {
 				return nil, errors.New("a key is not a string")
 			}
 			if _, ok := m[key]; ok {
-				return nil, fmt.Errorf("the key %q is there twice", clip(key))
+				return nil, fmt.Errorf("the name %.64q occurs twice in an object", key)
 			}
 			if m[key], err = decodeValue(d, depth+1); err != nil {
 				return nil, err
@@ -129,7 +137,7 @@ func hex4(b []byte) int {
 	n := 0
 	for _, c := range b[2:6] {
 		switch {
-		case isDigit(c):
+		case '0' <= c && c <= '9':
 			n = n<<4 | int(c-'0')
 		case 'a' <= c|0x20 && c|0x20 <= 'f':
 			n = n<<4 | int(c|0x20-'a'+10)
@@ -140,13 +148,19 @@ func hex4(b []byte) int {
 	return n
 }
 
-// encode writes v deterministically: keys sorted by their bytes, compact, numbers as they were, no HTML escapes.
-func encode(v any) (json.RawMessage, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return nil, err
+// KindOf names the kind of a decoded value, for messages.
+func KindOf(v any) string {
+	switch v.(type) {
+	case Object:
+		return "an object"
+	case []any:
+		return "an array"
+	case string:
+		return "a string"
+	case json.Number:
+		return "a number"
+	case bool:
+		return "a boolean"
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	return "null"
 }
