@@ -188,7 +188,10 @@ func (e *Server) Close() {
 			e.s.Shutdown()
 			e.s.WaitForShutdown()
 		}
-		e.lock.Close() // gives the lock back
+		// Unlocked, not only closed: a child that another goroutine is just starting may hold a copy of the file until
+		// it has become its own program.
+		unlock(e.lock)
+		e.lock.Close()
 	})
 }
 

@@ -206,6 +206,9 @@ func (l *ledger) findStanding(ctx context.Context, entries []*entry) {
 				found, err := l.q.exists(ctx, p.stream, p.subject)
 				if err != nil || found {
 					e.err, e.stands = err, found
+					// A crash may have come between the other outcome's event and the leaving of quarantine. An item that has
+					// only gone on to the next segment is another matter: it may have failed there since.
+					e.leaves = e.leaves || found && p.stream == StreamEvents
 					return nil
 				}
 			}
@@ -351,7 +354,12 @@ func (l *ledger) cross(ctx context.Context, entries []*entry) {
 		msgs, of = append(msgs, m), append(of, e)
 	}
 	for i, err := range l.q.publish(ctx, msgs) {
-		if err != nil && !errors.Is(err, errAlready) {
+		switch {
+		case err == nil:
+		case errors.Is(err, errAlready):
+			// What is in quarantine now may be of the next segment, which has had the item since.
+			of[i].leaves = false
+		default:
 			of[i].err = fmt.Errorf("handing on to segment %s: %w", of[i].o.Next, err)
 		}
 	}

@@ -25,6 +25,9 @@ func tryLock(f *os.File) (bool, error) {
 	}
 }
 
+// unlock gives the lock back, for all who hold a copy of the file.
+func unlock(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }
+
 // freeBytes is what an unprivileged process can still write to the disk that holds dir.
 func freeBytes(dir string) (int64, error) {
 	var st unix.Statfs_t
