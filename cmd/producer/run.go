@@ -50,6 +50,9 @@ func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campai
 	if err != nil {
 		return nil, err
 	}
+	if _, err := p.queue.Sweep(ctx, c.Name); err != nil {
+		return nil, err
+	}
 	r := &pipeline.Runner{Steps: steps, Ledger: p.queue.Ledger(c, p.encoder), Observer: pipeline.Observers(append(observers, meters)...), Log: env.Log, DrainTimeout: drain}
 	if r.Source, err = p.queue.Source(ctx, c.Name, steps[0].String(), queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: p.encoder}); err != nil {
 		return nil, err

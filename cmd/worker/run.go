@@ -175,6 +175,9 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	if err != nil {
 		return err
 	}
+	if _, err := w.queue.Sweep(ctx, c.Name); err != nil {
+		return err
+	}
 	encoder := &event.Encoder{Version: command.Version()}
 	r := &pipeline.Runner{Steps: steps, Ledger: w.queue.Ledger(c, encoder), Observer: w.meters,
 		Log: w.env.Log.With("campaign", c.Name), DrainTimeout: w.drain}

@@ -39,6 +39,12 @@ func child(dir string) int {
 		}
 		sources = append(sources, s)
 	}
+	if n, err := i.Sweep(ctx, c.Name); err != nil {
+		fmt.Println("error:", err)
+		return 1
+	} else if n > 0 {
+		fmt.Printf("swept %d\n", n)
+	}
 	fmt.Println("ready")
 	for {
 		for k, s := range sources {
@@ -120,6 +126,8 @@ func TestKilledAtAnyPointEveryItemHasOneOutcome(t *testing.T) {
 			switch line := lines.Text(); {
 			case line == "ready" && kills < 12:
 				timer = time.AfterFunc(rand.N(150*time.Millisecond), func() { _ = cmd.Process.Kill() })
+			case strings.HasPrefix(line, "swept"):
+				t.Log(line)
 			case line == "done":
 				done = true
 			case strings.HasPrefix(line, "error:"):
@@ -147,24 +155,25 @@ func TestKilledAtAnyPointEveryItemHasOneOutcome(t *testing.T) {
 	t.Logf("%d kills, %+v", kills, n)
 
 	// Item by item: exactly one of published, skipped and in quarantine.
-	ends := map[string]int{}
+	ends := map[string][]string{}
 	for _, kind := range []string{"published", "skipped"} {
 		for _, id := range i.ids(t, StreamEvents, eventFilter(kind, c.Name)) {
-			ends[id]++
+			ends[id] = append(ends[id], kind)
 		}
 	}
 	for e, err := range i.Quarantined(t.Context(), c.Name) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ends[e.Item.ID]++
+		ends[e.Item.ID] = append(ends[e.Item.ID], fmt.Sprintf("in quarantine by %s at %s", e.Failure.Stage, e.Failure.At.Format(time.TimeOnly)))
 	}
 	if len(ends) != total {
 		t.Errorf("%d of %d items have an outcome", len(ends), total)
 	}
 	for id, k := range ends {
-		if k != 1 {
-			t.Errorf("item %s has %d outcomes", id, k)
+		if len(k) != 1 {
+			t.Errorf("item %s has the outcomes %q; its jobs are %v, its events %v", id, k,
+				i.subjects(t, StreamJobs, "job.*."+c.Name+"."+id), i.subjects(t, StreamEvents, "attest.v1.*."+c.Name+".*.*.*."+id))
 		}
 	}
 	// What was published was signed, and everything in quarantine has its event.
@@ -182,6 +191,19 @@ func TestKilledAtAnyPointEveryItemHasOneOutcome(t *testing.T) {
 // ids are the last tokens of the subjects in the stream.
 func (i *instance) ids(t *testing.T, stream, filter string) []string {
 	t.Helper()
+	var out []string
+	for subject, n := range i.subjects(t, stream, filter) {
+		if n != 1 {
+			t.Errorf("%d messages on %s", n, subject)
+		}
+		out = append(out, subject[strings.LastIndexByte(subject, '.')+1:])
+	}
+	return out
+}
+
+// subjects are how many messages each subject has.
+func (i *instance) subjects(t *testing.T, stream, filter string) map[string]uint64 {
+	t.Helper()
 	s, err := i.js.Stream(t.Context(), stream)
 	if err != nil {
 		t.Fatal(err)
@@ -190,12 +212,5 @@ func (i *instance) ids(t *testing.T, stream, filter string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []string
-	for subject, n := range info.State.Subjects {
-		if n != 1 {
-			t.Errorf("%d messages on %s", n, subject)
-		}
-		out = append(out, subject[strings.LastIndexByte(subject, '.')+1:])
-	}
-	return out
+	return info.State.Subjects
 }

@@ -208,7 +208,9 @@ func (l *ledger) findStanding(ctx context.Context, entries []*entry) {
 					e.err, e.stands = err, found
 					// A crash may have come between the other outcome's event and the leaving of quarantine. An item that has
 					// only gone on to the next segment is another matter: it may have failed there since.
-					e.leaves = e.leaves || found && p.stream == StreamEvents
+					if found {
+						e.leaves = p.stream == StreamEvents
+					}
 					return nil
 				}
 			}
