@@ -1,15 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
-
-	"maps"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/command"
@@ -130,17 +130,10 @@ func (a *attestation) text(w io.Writer) {
 		row("signed at", a.SignedAt.Format(time.RFC3339)+" ("+a.SignedAtBy+")")
 	}
 	for _, e := range a.Log {
-		row("log entry", fmt.Sprintf("%s index %d (%s)", orElse(e.Origin, e.LogID), e.Index, e.Kind))
+		row("log entry", fmt.Sprintf("%s index %d (%s)", cmp.Or(e.Origin, e.LogID), e.Index, e.Kind))
 	}
 	row("bundle sha256", a.BundleSHA256)
 	for _, s := range a.Warnings {
 		row("warning", s)
 	}
-}
-
-func orElse(s, other string) string {
-	if s != "" {
-		return s
-	}
-	return other
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/command"
@@ -92,7 +93,7 @@ func adopt(ctx context.Context, q *queue.Queue, c *pipeline.Campaign, items []*p
 		// A campaign begins on a whole second and signs nothing before, so that what it signed itself can be told from
 		// what was signed before it: timestamps have a resolution of a second.
 		c.Created = time.Now().UTC().Truncate(time.Second).Add(time.Second)
-		c.Name = fmt.Sprintf("publish-%s-%.6s", c.Created.Format("20060102-150405"), lower(rand.Text()))
+		c.Name = fmt.Sprintf("publish-%s-%.6s", c.Created.Format("20060102-150405"), strings.ToLower(rand.Text()))
 		if err := q.Campaigns().Create(ctx, c); err != nil {
 			return nil, fmt.Errorf("creating the campaign: %w", err)
 		}
@@ -101,16 +102,6 @@ func adopt(ctx context.Context, q *queue.Queue, c *pipeline.Campaign, items []*p
 		it.Campaign = c.Name
 	}
 	return c, nil
-}
-
-func lower(s string) string {
-	b := []byte(s)
-	for i, ch := range b {
-		if 'A' <= ch && ch <= 'Z' {
-			b[i] = ch + 'a' - 'A'
-		}
-	}
-	return string(b)
 }
 
 // work runs the stages until nothing waits any more.

@@ -93,12 +93,9 @@ type worker struct {
 }
 
 // work starts a runner for each campaign that opens and ends it when the campaign closes; it returns when ctx has ended
-// and every runner has drained, or when the campaigns cannot be watched any more.
+// and every runner has drained.
 func (w *worker) work(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var wg sync.WaitGroup
-	defer wg.Wait()
 	running := map[string]context.CancelFunc{}
 	for change, err := range w.queue.Campaigns().Watch(ctx) {
 		if err != nil {

@@ -22,7 +22,7 @@ func (q *Queue) Sweep(ctx context.Context, campaign string) (int, error) {
 			continue // it cannot be read: it stays for a person to look at
 		}
 		for _, kind := range []pipeline.OutcomeKind{pipeline.OutcomePublished, pipeline.OutcomeSkipped, OutcomeAborted} {
-			found, err := q.exists(ctx, StreamEvents, fmt.Sprintf("attest.v1.%s.%s.*.*.*.%s", kind, Token(campaign), Token(e.Item.ID)))
+			found, err := q.exists(ctx, StreamEvents, eventPrefix+string(kind)+"."+Token(campaign)+".*.*.*."+Token(e.Item.ID))
 			if err == nil && found {
 				err = q.purge(ctx, StreamQuarantine, quarantineSubject(campaign, e.Item.ID))
 				n++
