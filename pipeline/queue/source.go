@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -100,6 +101,16 @@ func (s *source) Next(ctx context.Context, limit int) ([]pipeline.Delivery, erro
 		return nil, err
 	}
 	ds, err := s.ready(ctx, limit)
+	// While another worker's Source sets the consumer up, the server may have nobody to answer for a moment. Only if that
+	// lasts is it a failure.
+	for try := 0; try < 20 && errors.Is(err, nats.ErrNoResponders) && s.q.nc.IsConnected(); try++ {
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		ds, err = s.ready(ctx, limit)
+	}
 	if err != nil || len(ds) > 0 {
 		return ds, err
 	}
