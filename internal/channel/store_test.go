@@ -103,6 +103,10 @@ func (m *memory) Get(ctx context.Context, key string) (io.ReadCloser, store.Info
 	return io.NopCloser(bytes.NewReader(m.objects[key].b)), m.info(key), nil
 }
 
+func (m *memory) GetRange(context.Context, string, int64, int64, string) (io.ReadCloser, store.Info, error) {
+	return nil, store.Info{}, fmt.Errorf("ranges: %w", store.ErrUnsupported) // the channel reads whole objects
+}
+
 func (m *memory) Head(ctx context.Context, key string) (store.Info, error) {
 	return m.look(ctx, "head", key)
 }

@@ -113,6 +113,32 @@ func (d *Dir) Get(ctx context.Context, key string) (io.ReadCloser, Info, error) 
 	return f, info, nil
 }
 
+// GetRange implements Store. The file is opened and compared with etag before a byte is read, so the bytes are of that state.
+func (d *Dir) GetRange(ctx context.Context, key string, offset, length int64, etag string) (io.ReadCloser, Info, error) {
+	fail := func(err error) (io.ReadCloser, Info, error) {
+		return nil, Info{}, fmt.Errorf("getting %s of %s from %s: %w", rangeText(offset, length), key, d, mapped(err))
+	}
+	if err := checkRange(offset, length); err != nil {
+		return fail(err)
+	}
+	f, info, err := d.open(ctx, key)
+	if err != nil {
+		return fail(err)
+	}
+	from, to, err := resolveRange(offset, length, info.Size)
+	if etag != "" && info.ETag != etag {
+		err = fmt.Errorf("%w: the object has changed", ErrPrecondition)
+	}
+	if err == nil {
+		_, err = f.Seek(from, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return fail(err)
+	}
+	return &rangeBody{ReadCloser: f, left: to - from, what: fmt.Sprintf("reading %s from %s", key, d)}, info, nil
+}
+
 func (d *Dir) open(ctx context.Context, key string) (*os.File, Info, error) {
 	if err := cmpErr(ctx.Err(), checkDirKey(key)); err != nil {
 		return nil, Info{}, err

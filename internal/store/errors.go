@@ -22,7 +22,7 @@ func Transient(err error) (after time.Duration, ok bool) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return 0, false
 	}
-	for _, decided := range [...]error{ErrNotFound, ErrPrecondition, ErrDigest, ErrKey, ErrAuth, ErrUnsupported, fs.ErrClosed} {
+	for _, decided := range [...]error{ErrNotFound, ErrPrecondition, ErrDigest, ErrKey, ErrAuth, ErrRange, ErrUnsupported, fs.ErrClosed} {
 		if errors.Is(err, decided) {
 			return 0, false
 		}

@@ -30,6 +30,7 @@ var meanings = map[string]error{
 	"ExpiredToken":                ErrAuth,
 	"InvalidToken":                ErrAuth,
 	"XAdminUserNotFound":          ErrAuth, // versitygw, with status 404
+	"InvalidRange":                ErrRange,
 	"NotImplemented":              ErrUnsupported,
 	"KeyTooLongError":             ErrKey,
 	// A store on a file system has a file where the key needs a folder, or the other way round.
@@ -50,15 +51,16 @@ var meanings = map[string]error{
 
 // statuses are what the HTTP status means where there is no code, or one that is not in meanings.
 var statuses = map[int]error{
-	http.StatusUnauthorized:        ErrAuth,
-	http.StatusForbidden:           ErrAuth,
-	http.StatusNotFound:            ErrNotFound,
-	http.StatusConflict:            ErrPrecondition,
-	http.StatusPreconditionFailed:  ErrPrecondition,
-	http.StatusNotImplemented:      ErrUnsupported,
-	http.StatusRequestTimeout:      errOutage,
-	http.StatusTooManyRequests:     errOutage,
-	http.StatusInsufficientStorage: errOutage,
+	http.StatusUnauthorized:                 ErrAuth,
+	http.StatusForbidden:                    ErrAuth,
+	http.StatusNotFound:                     ErrNotFound,
+	http.StatusConflict:                     ErrPrecondition,
+	http.StatusPreconditionFailed:           ErrPrecondition,
+	http.StatusRequestedRangeNotSatisfiable: ErrRange,
+	http.StatusNotImplemented:               ErrUnsupported,
+	http.StatusRequestTimeout:               errOutage,
+	http.StatusTooManyRequests:              errOutage,
+	http.StatusInsufficientStorage:          errOutage,
 }
 
 var (

@@ -38,11 +38,16 @@ func (s *S3) Get(ctx context.Context, key string) (io.ReadCloser, Info, error) {
 		cancel(nil)
 		return fail(err)
 	}
-	info := Info{
+	info := gotInfo(key, out)
+	return newBody(ctx, cancel, out.Body, fmt.Sprintf("reading %s from %s", key, s)), info, nil
+}
+
+// gotInfo is what an answer with a body says of the object, if the body is all of it.
+func gotInfo(key string, out *s3.GetObjectOutput) Info {
+	return Info{
 		Key: key, Size: aws.ToInt64(out.ContentLength), ETag: aws.ToString(out.ETag), Modified: aws.ToTime(out.LastModified),
 		SHA256: knownSHA256(out.ChecksumSHA256, out.ChecksumType, out.Metadata),
 	}
-	return newBody(ctx, cancel, out.Body, fmt.Sprintf("reading %s from %s", key, s)), info, nil
 }
 
 // Head implements Store. SHA256 is the checksum that the store has verified, or, for an object in parts, what its writer

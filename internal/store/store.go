@@ -29,6 +29,8 @@ var (
 	ErrKey = errors.New("invalid key")
 	// ErrAuth says that the store refused the caller: credentials missing or wrong, or no right to do this.
 	ErrAuth = errors.New("access denied")
+	// ErrRange says that a range begins at or past the end of the object. Every range of an empty object does.
+	ErrRange = errors.New("range begins past the end")
 	// ErrUnsupported says that the store lacks what Hallmark cannot work without: conditional writes, checked digests.
 	ErrUnsupported = errors.New("store lacks what Hallmark needs")
 )
@@ -68,6 +70,14 @@ type Store interface {
 	Put(ctx context.Context, key string, body io.ReaderAt, size int64, o PutOptions) (Info, error)
 	// Get opens an object; the caller closes it. Info belongs to the bytes that are read.
 	Get(ctx context.Context, key string) (io.ReadCloser, Info, error)
+	// GetRange opens the bytes [offset, offset+length) of one object; the caller closes them. length MUST be positive. A range that
+	// reaches past the end gives what is there; one that begins there is ErrRange. A negative offset is a suffix: the last
+	// -offset bytes, or the whole object if it has fewer; length is then of no meaning.
+	// etag, unless "", is the one state whose bytes are wanted: ErrPrecondition if the object has another now. It is how several ranges are
+	// kept from being of different states: give the ETag that came with the first.
+	// Info is of the whole object: Size is not the range's. A body that ends before the range does ends with an error,
+	// not EOF. Unlike Get, no store checks the bytes of a range against a digest.
+	GetRange(ctx context.Context, key string, offset, length int64, etag string) (io.ReadCloser, Info, error)
 	// Head says what is known of an object.
 	Head(ctx context.Context, key string) (Info, error)
 	// List yields the objects whose key starts with prefix, ordered by key.

@@ -168,6 +168,7 @@ func oddKeys(t *testing.T, s store.Store) {
 	}
 	for _, k := range odd {
 		want(t, s, k, []byte(k))
+		wantRange(t, s, k, []byte(k), 2, 5)
 		if got := keys(t, s, k); !slices.Equal(got, []string{k}) {
 			t.Errorf("List %q: %q", k, got)
 		}
@@ -195,6 +196,9 @@ func refusedKeys(t *testing.T, s store.Store) {
 		}
 		if _, _, err := s.Get(t.Context(), k); !errors.Is(err, store.ErrKey) {
 			t.Errorf("Get %q: %v", k, err)
+		}
+		if _, _, err := s.GetRange(t.Context(), k, 0, 1, ""); !errors.Is(err, store.ErrKey) {
+			t.Errorf("GetRange %q: %v", k, err)
 		}
 		if err := s.Delete(t.Context(), k); !errors.Is(err, store.ErrKey) {
 			t.Errorf("Delete %q: %v", k, err)
@@ -287,6 +291,8 @@ func cancelled(t *testing.T, s store.Store) {
 	check("Head", err)
 	_, _, err = s.Get(ctx, "k")
 	check("Get", err)
+	_, _, err = s.GetRange(ctx, "k", 0, 1, "")
+	check("GetRange", err)
 	check("Delete", s.Delete(ctx, "k"))
 	n := 0
 	for _, err := range s.List(ctx, "") {

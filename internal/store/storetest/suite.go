@@ -40,6 +40,10 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Big", big},
 		{"WholeObjects", wholeObjects},
 		{"ReaderKeepsItsState", readerKeeps},
+		{"Ranges", ranges},
+		{"RangesPastTheEnd", rangesPastTheEnd},
+		{"RangesOfOneState", rangesOfOneState},
+		{"RangesWhileOverwritten", rangesWhileOverwritten},
 		{"OddKeys", oddKeys},
 		{"RefusedKeys", refusedKeys},
 		{"List", list},
@@ -127,6 +131,11 @@ func wantMissing(t *testing.T, s store.Store, key string) {
 	}
 	if _, _, err := read(t.Context(), s, key); !errors.Is(err, store.ErrNotFound) {
 		t.Fatalf("Get %q: %v, want ErrNotFound", key, err)
+	}
+	for _, etag := range []string{"", "never-was"} {
+		if _, _, err := readRange(t.Context(), s, key, 0, 1, etag); !errors.Is(err, store.ErrNotFound) {
+			t.Fatalf("GetRange %q with ETag %q: %v, want ErrNotFound", key, etag, err)
+		}
 	}
 }
 
