@@ -115,10 +115,11 @@ func TestStalled(t *testing.T) {
 			return nil, r.Context().Err()
 		})
 		for name, f := range map[string]func(context.Context) error{
-			"Put":    func(ctx context.Context) error { return putText(ctx, s, PutOptions{}) },
-			"Get":    func(ctx context.Context) error { _, _, err := s.Get(ctx, "k"); return err },
-			"Head":   func(ctx context.Context) error { _, err := s.Head(ctx, "k"); return err },
-			"Delete": func(ctx context.Context) error { return s.Delete(ctx, "k") },
+			"Put":      func(ctx context.Context) error { return putText(ctx, s, PutOptions{}) },
+			"Get":      func(ctx context.Context) error { _, _, err := s.Get(ctx, "k"); return err },
+			"GetRange": func(ctx context.Context) error { _, _, err := s.GetRange(ctx, "k", 0, 1, ""); return err },
+			"Head":     func(ctx context.Context) error { _, err := s.Head(ctx, "k"); return err },
+			"Delete":   func(ctx context.Context) error { return s.Delete(ctx, "k") },
 		} {
 			n.Store(0)
 			start := time.Now()
@@ -168,9 +169,19 @@ func TestStalledBody(t *testing.T) {
 		s := pretend(t, func(r *http.Request) (*http.Response, error) {
 			resp := respond(r, http.StatusOK, "")
 			resp.ContentLength = 100
+			resp.Header.Set("Content-Length", "100")
 			resp.Body = slowBody{strings.NewReader("abcdef"), r.Context().Done()}
 			return resp, nil
 		})
+		if r, _, err := s.GetRange(t.Context(), "k", 0, 100, ""); err != nil {
+			t.Error(err)
+		} else {
+			defer r.Close()
+			start := time.Now()
+			if _, err := io.ReadAll(r); !errors.Is(err, errStalled) || time.Since(start) != idle {
+				t.Errorf("a range: %v after %s", err, time.Since(start))
+			}
+		}
 		r, _, err := s.Get(t.Context(), "k")
 		if err != nil {
 			t.Fatal(err)

@@ -46,6 +46,12 @@ type Info struct {
 	Modified time.Time
 }
 
+// Same tells whether both are of one state of one object, by all that the store said of it.
+func (i Info) Same(o Info) bool {
+	return i.Key == o.Key && i.Size == o.Size && i.ETag == o.ETag && i.Modified.Equal(o.Modified) &&
+		(i.SHA256 == o.SHA256 || i.SHA256 == "" || o.SHA256 == "")
+}
+
 // PutOptions say under which condition and with which properties an object is written.
 // The zero value overwrites unconditionally.
 type PutOptions struct {
@@ -73,9 +79,10 @@ type Store interface {
 	// GetRange opens the bytes [offset, offset+length) of one object; the caller closes them. length MUST be positive. A range that
 	// reaches past the end gives what is there; one that begins there is ErrRange. A negative offset is a suffix: the last
 	// -offset bytes, or the whole object if it has fewer; length is then of no meaning.
-	// etag, unless "", is the one state whose bytes are wanted: ErrPrecondition if the object has another now. It is how several ranges are
-	// kept from being of different states: give the ETag that came with the first.
-	// Info is of the whole object: Size is not the range's. A body that ends before the range does ends with an error,
+	// etag, unless "", is the one state whose bytes are wanted: ErrPrecondition if the object has another now.
+	// Info is of the whole object: Size is not the range's. Whoever wants several ranges of one state MUST give the ETag that came with the
+	// first, and MUST check the others' Info by Same: during an overwrite, versitygw answers with the old ETag and the new bytes. OpenReaderAt does both.
+	// A body that ends before the range does ends with an error,
 	// not EOF. Unlike Get, no store checks the bytes of a range against a digest.
 	GetRange(ctx context.Context, key string, offset, length int64, etag string) (io.ReadCloser, Info, error)
 	// Head says what is known of an object.

@@ -44,6 +44,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"RangesPastTheEnd", rangesPastTheEnd},
 		{"RangesOfOneState", rangesOfOneState},
 		{"RangesWhileOverwritten", rangesWhileOverwritten},
+		{"ReaderAt", readerAt},
+		{"ReaderAtOneState", readerAtOneState},
 		{"OddKeys", oddKeys},
 		{"RefusedKeys", refusedKeys},
 		{"List", list},
