@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -267,6 +268,115 @@ func TestFaults(t *testing.T) {
 			if n := p.count(http.MethodPut) - before; n != 0 {
 				t.Errorf("%d bytes were sent %d times", len(body), n)
 			}
+		}
+	})
+
+	// Somebody changes a big object after the look at the condition and before the last request: the store itself decides.
+	t.Run("LostRaceInParts", func(t *testing.T) {
+		t.Parallel()
+		p := newProxy(t, server, false)
+		s := p.open(t, server)
+		direct, err := server.Open(t.Context(), prefixOf(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := bytes.Repeat([]byte("other"), 2<<20)
+		for key, o := range map[string]store.PutOptions{"inm": {IfNoneMatch: true}, "match": {}} {
+			if !o.IfNoneMatch {
+				first, err := put(t, s, key, big, store.PutOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				o.IfMatch = first.ETag
+			}
+			changes := once(isComplete)
+			p.before = func(_ http.ResponseWriter, r *http.Request, b []byte) ([]byte, bool) {
+				if changes(r) {
+					if _, err := direct.Put(t.Context(), key, bytes.NewReader(other), int64(len(other)), store.PutOptions{SHA256: digestOf(other)}); err != nil {
+						t.Error(err)
+					}
+				}
+				return b, false
+			}
+			changed := append([]byte("changed "), big...)
+			o.SHA256 = digestOf(changed)
+			if _, err := put(t, s, key, changed, o); !errors.Is(err, store.ErrPrecondition) {
+				t.Errorf("%s: %v, want ErrPrecondition", key, err)
+			}
+			now, err := direct.Head(t.Context(), key)
+			if err != nil || now.SHA256 != digestOf(other) {
+				t.Errorf("%s: %+v %v, want the other's bytes", key, now, err)
+			}
+			if n, err := s.Uploads(t.Context()); n != 0 || err != nil {
+				t.Errorf("%s: %d uploads left open, %v", key, n, err)
+			}
+			p.before = nil
+			o.IfNoneMatch, o.IfMatch = false, now.ETag
+			if _, err := put(t, s, key, changed, o); err != nil {
+				t.Errorf("%s, with the new ETag: %v", key, err)
+			}
+			r, _, err := direct.Get(t.Context(), key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(r)
+			r.Close()
+			if err != nil || !bytes.Equal(got, changed) {
+				t.Errorf("%s: %d bytes, %v", key, len(got), err)
+			}
+		}
+	})
+
+	// Whoever serves the bucket takes these from the object.
+	t.Run("Properties", func(t *testing.T) {
+		t.Parallel()
+		p := newProxy(t, server, false)
+		s := p.open(t, server)
+		for _, body := range [][]byte{small, big} {
+			for _, want := range [][2]string{
+				{"application/octet-stream", "public, max-age=31536000, immutable"}, {"application/json", "no-cache"},
+			} {
+				if _, err := put(t, s, "a+b!c d%20ü.json", body, store.PutOptions{ContentType: want[0], CacheControl: want[1]}); err != nil {
+					t.Fatal(err)
+				}
+				contentType, cacheControl, err := s.Properties(t.Context(), "a+b!c d%20ü.json")
+				if err != nil || contentType != want[0] || cacheControl != want[1] {
+					t.Errorf("%d bytes: %q %q %v, want %q", len(body), contentType, cacheControl, err, want)
+				}
+			}
+		}
+	})
+
+	// Hundreds of callers at once keep their connections from one request to the next.
+	t.Run("Connections", func(t *testing.T) {
+		t.Parallel()
+		const callers, rounds = 300, 4
+		p := newProxy(t, server, false)
+		var opened atomic.Int64
+		var round sync.WaitGroup // all requests of a round are under way at once
+		p.connections(func() { opened.Add(1) })
+		p.before = func(w http.ResponseWriter, r *http.Request, b []byte) ([]byte, bool) {
+			round.Done()
+			round.Wait()
+			w.Header().Set("ETag", `"e"`)
+			w.WriteHeader(http.StatusOK)
+			return nil, true
+		}
+		s := p.open(t, server)
+		for range rounds {
+			round.Add(callers)
+			var wg sync.WaitGroup
+			for range callers {
+				wg.Go(func() {
+					if _, err := s.Head(t.Context(), "k"); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		if n := opened.Load(); n > callers*3/2 {
+			t.Errorf("%d connections for %d callers", n, callers)
 		}
 	})
 

@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -20,6 +21,7 @@ type proxy struct {
 
 	mu       sync.Mutex
 	requests []string // method and path, in order
+	opened   func()
 	// before may answer itself (true) or change the body.
 	before func(w http.ResponseWriter, r *http.Request, body []byte) ([]byte, bool)
 	// after may take the answer (true) or change its body.
@@ -29,19 +31,36 @@ type proxy struct {
 func newProxy(t *testing.T, s storetest.S3Server, tls bool) *proxy {
 	t.Helper()
 	p := &proxy{target: strings.TrimPrefix(s.Endpoint, "http://")}
+	p.Server = httptest.NewUnstartedServer(p)
+	p.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if state == http.StateNew && p.opened != nil {
+			p.opened()
+		}
+	}
 	if tls {
-		p.Server = httptest.NewTLSServer(p)
+		p.StartTLS()
 	} else {
-		p.Server = httptest.NewServer(p)
+		p.Start()
 	}
 	t.Cleanup(p.Close)
 	return p
 }
 
+func prefixOf(t *testing.T) string { return strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")) }
+
+// connections has f called for each connection that is opened from now on.
+func (p *proxy) connections(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.opened = f
+}
+
 // open opens a store through the proxy, below a prefix that is the test's own.
 func (p *proxy) open(t *testing.T, s storetest.S3Server) *store.S3 {
 	t.Helper()
-	c := s.Config(strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
+	c := s.Config(prefixOf(t))
 	c.Endpoint = p.URL
 	c.MultipartAbove, c.PartSize = 5<<20, 5<<20
 	if p.TLS != nil {

@@ -94,14 +94,14 @@ type S3 struct {
 	putRetryer     aws.Retryer
 }
 
-// NewTransport returns a transport for many requests to one host: 128 idle connections to a host instead of 10, HTTP/1.1
-// (all that S3 speaks), larger buffers, and the AWS SDK's timeouts for connecting.
+// NewTransport returns a transport for hundreds of requests at once to one host: 512 idle connections to a host instead of 10, so that
+// none is closed between two requests of as many callers, HTTP/1.1 (all that S3 speaks), larger buffers, and the AWS SDK's timeouts for connecting.
 func NewTransport() *http.Transport {
 	return awshttp.NewBuildableClient().WithTransportOptions(tune).GetTransport()
 }
 
 func tune(t *http.Transport) {
-	t.MaxIdleConns, t.MaxIdleConnsPerHost = 256, 128
+	t.MaxIdleConns, t.MaxIdleConnsPerHost = 1024, 512
 	t.WriteBufferSize, t.ReadBufferSize = 64<<10, 64<<10
 	t.ForceAttemptHTTP2 = false
 	t.Protocols = new(http.Protocols)

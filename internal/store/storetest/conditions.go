@@ -89,6 +89,27 @@ func bothConditions(t *testing.T, s store.Store) {
 func raceToCreate(t *testing.T, s store.Store)    { race(t, s, 25, 40) }
 func raceToCreateBig(t *testing.T, s store.Store) { race(t, s, 1, bigSize) }
 
+// raceToChangeBig: several writers change one state of a big object, as several publishers do a repodata.json. One wins.
+func raceToChangeBig(t *testing.T, s store.Store) {
+	first := put(t, s, "k", pattern(bigSize, 100), store.PutOptions{})
+	var wins, winner atomic.Int64
+	each(t, 4, 4, func(i int) error {
+		b := pattern(bigSize, byte(i))
+		_, err := s.Put(t.Context(), "k", bytes.NewReader(b), bigSize, store.PutOptions{SHA256: sum(b), IfMatch: first.ETag})
+		if err == nil {
+			wins.Add(1)
+			winner.Store(int64(i))
+		} else if errors.Is(err, store.ErrPrecondition) {
+			err = nil
+		}
+		return err
+	})
+	if wins.Load() != 1 {
+		t.Fatalf("%d winners", wins.Load())
+	}
+	want(t, s, "k", pattern(bigSize, byte(winner.Load())))
+}
+
 // race lets 16 writers create one object: one wins, the others are told so, and the bytes are the winner's.
 func race(t *testing.T, s store.Store, rounds, size int) {
 	writers := 16

@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"BothConditions", bothConditions},
 		{"RaceToCreate", raceToCreate},
 		{"RaceToCreateBig", raceToCreateBig},
+		{"RaceToChangeBig", raceToChangeBig},
 		{"Counter", counter},
 		{"EveryChangeHasItsETag", everyChange},
 		{"Digest", digest},
