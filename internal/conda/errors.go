@@ -19,6 +19,7 @@ const (
 	CodeIndexMismatch      = "package.index-mismatch"       // info/index.json is another package's than the file name
 	CodeNoSubdir           = "package.no-subdir"            // nothing says which subdir the package is for
 	CodeRunExportsInvalid  = "package.run-exports-invalid"  // info/run_exports.json is not CEP 34's
+	CodeInfoInvalid        = "package.info-invalid"         // another file of info/ is not CEP 34's
 	CodePathTraversal      = "package.path-traversal"       // a path or link leaves the package
 	CodeDuplicateEntry     = "package.duplicate-entry"      // the same file twice
 	CodeBomb               = "package.bomb"                 // unpacks to more than a package may
@@ -58,6 +59,7 @@ var hints = map[string]string{
 	CodeIndexMismatch:      "do not rename packages: the file name must be <name>-<version>-<build> of info/index.json",
 	CodeNoSubdir:           "say which subdir the package is for, or keep it in a folder of that name",
 	CodeRunExportsInvalid:  "info/run_exports.json is a list of specs or a map from a known kind to a list of specs",
+	CodeInfoInvalid:        "correct the recipe or the build tool; the file is not what CEP 34 says",
 	CodePathTraversal:      "do not publish this package: it would write outside its folder",
 	CodeDuplicateEntry:     "do not publish this package: tools differ in which of the two files they read",
 	CodeBomb:               "do not publish this package; if it is genuine, its metadata is far larger than any known package's",

@@ -20,6 +20,9 @@ const (
 	maxMetadata   = 64 << 10
 	maxIndex      = 2 << 20
 	maxRunExports = 1 << 20
+	maxPaths      = 64 << 20  // some 300,000 files
+	maxFile       = 32 << 20  // any other file that ReadInfo is asked for
+	maxWanted     = 128 << 20 // all of them
 	maxInfo       = 256 << 20 // all of info/, unpacked
 	maxInfoFiles  = 50_000
 	maxPath       = 4096
@@ -30,33 +33,34 @@ const (
 	maxRatio    = 100
 )
 
-// infoFiles are the files of info/ that are read; nil if they are not there.
-type infoFiles struct{ index, runExports []byte }
-
-func unzstd(src *source, e zipEntry) (*infoFiles, error) {
-	in := bufio.NewReaderSize(io.NewSectionReader(src, e.data, e.size), int(min(max(e.size, 16), 64<<10)))
+func unzstd(src *source, e zipEntry, sum io.Writer, w *wanted) error {
+	whole := io.TeeReader(io.NewSectionReader(src, e.data, e.size), sum)
+	in := bufio.NewReaderSize(whole, int(min(max(e.size, 16), 64<<10)))
 	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
-		return nil, fmt.Errorf("starting zstd: %w", err)
+		return fmt.Errorf("starting zstd: %w", err)
 	}
 	defer z.Close()
-	return readTar(src.ctx, z, maxInfo)
+	return readTar(src.ctx, z, maxInfo, w)
 }
 
-func unbzip2(src *source, sums io.Writer) (*infoFiles, error) {
+func unbzip2(src *source, sums io.Writer, w *wanted) error {
 	whole := io.TeeReader(io.NewSectionReader(src, 0, src.size), sums)
 	in := bufio.NewReaderSize(whole, int(min(max(src.size, 16), block)))
 	limit := int64(minUnpacked)
 	if src.size > minUnpacked/maxRatio {
 		limit = maxRatio * src.size
 	}
-	return readTar(src.ctx, bzip2.NewReader(in), limit)
+	return readTar(src.ctx, bzip2.NewReader(in), limit, w)
 }
 
-// readTar reads a tarball to its last byte. r MUST end with an error if its own checksum fails.
-func readTar(ctx context.Context, r io.Reader, limit int64) (*infoFiles, error) {
+// readTar reads a tarball to its last byte, or until w has enough. r MUST end with an error if its own checksum fails.
+func readTar(ctx context.Context, r io.Reader, limit int64, w *wanted) error {
 	s := &tarStream{ctx: ctx, r: r, left: limit}
-	files, err := readEntries(tar.NewReader(s))
+	enough, err := readEntries(tar.NewReader(s), w)
+	if enough && err == nil {
+		return nil
+	}
 	if err == nil && s.ended {
 		err = refuse(CodeTruncated, "the tarball has no end mark: its end is missing")
 	}
@@ -64,20 +68,20 @@ func readTar(ctx context.Context, r io.Reader, limit int64) (*infoFiles, error) 
 		err = drain(s)
 	}
 	if err == nil {
-		return files, nil
+		return nil
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
-		return nil, e
+		return e
 	}
 	switch {
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return ctx.Err()
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, refuse(CodeTruncated, "the archive is cut off")
+		return refuse(CodeTruncated, "the archive is cut off")
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
-		return nil, refuse(CodeBomb, "unpacking needs too much memory: %w", err)
+		return refuse(CodeBomb, "unpacking needs too much memory: %w", err)
 	default:
-		return nil, refuse(CodeCorrupt, "unpacking: %w", err)
+		return refuse(CodeCorrupt, "unpacking: %w", err)
 	}
 }
 
@@ -125,71 +129,56 @@ func drain(r io.Reader) error {
 	}
 }
 
-func readEntries(t *tar.Reader) (*infoFiles, error) {
-	var files infoFiles
+// readEntries reads the files that w wants, and reports whether it stopped because w has enough.
+func readEntries(t *tar.Reader, w *wanted) (enough bool, err error) {
 	seen := map[string]bool{} // the files right in info/, in lower case
 	count, total := 0, int64(0)
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			return &files, nil
+			return false, nil
 		}
 		if err != nil {
-			return nil, err
+			return false, err
 		}
 		if len(h.Name) > maxPath || len(h.Linkname) > maxPath {
-			return nil, refuse(CodeBomb, "a path is longer than %d bytes", maxPath)
+			return false, refuse(CodeBomb, "a path is longer than %d bytes", maxPath)
 		}
 		name := path.Clean(h.Name)
 		// Of the files outside info/ (a .tar.bz2 has them too) only this is checked: whoever unpacks them looks after the rest.
 		if escapes(name) {
-			return nil, refuse(CodePathTraversal, "entry %q leaves the package", clip(h.Name))
+			return false, refuse(CodePathTraversal, "entry %q leaves the package", clip(h.Name))
 		}
 		folded := strings.ToLower(name)
 		if folded != "info" && !strings.HasPrefix(folded, "info/") {
 			continue
 		}
 		if count++; count > maxInfoFiles {
-			return nil, refuse(CodeBomb, "info/ has more than %d entries", maxInfoFiles)
+			return false, refuse(CodeBomb, "info/ has more than %d entries", maxInfoFiles)
 		}
 		if total += h.Size; h.Size > maxInfo || total > maxInfo {
-			return nil, refuse(CodeBomb, "info/ unpacks to more than %d bytes", maxInfo)
+			return false, refuse(CodeBomb, "info/ unpacks to more than %d bytes", maxInfo)
 		}
 		if err := checkInfoEntry(h, name); err != nil {
-			return nil, err
+			return false, err
 		}
-		if h.Typeflag == tar.TypeDir || path.Dir(folded) != "info" {
+		if h.Typeflag == tar.TypeDir {
 			continue
 		}
 		// Unpacking leaves the last of two; and of two that differ in case, which one depends on the file system.
-		if seen[folded] {
-			return nil, refuse(CodeDuplicateEntry, "%s is there twice", clip(name))
+		if path.Dir(folded) == "info" {
+			if seen[folded] {
+				return false, refuse(CodeDuplicateEntry, "%s is there twice", clip(name))
+			}
+			seen[folded] = true
 		}
-		seen[folded] = true
-		switch folded {
-		case "info/index.json":
-			files.index, err = slurp(t, h, name, maxIndex, CodeIndexInvalid)
-		case "info/run_exports.json":
-			files.runExports, err = slurp(t, h, name, maxRunExports, CodeRunExportsInvalid)
+		if err := w.take(t, h, name); err != nil {
+			return false, err
 		}
-		if err != nil {
-			return nil, err
+		if w.enough() {
+			return true, nil
 		}
 	}
-}
-
-func slurp(r io.Reader, h *tar.Header, name string, limit int64, code string) ([]byte, error) {
-	if h.Typeflag != tar.TypeReg || name != strings.ToLower(name) {
-		return nil, refuse(code, "%s is not a regular file of that name", clip(name))
-	}
-	if h.Size > limit {
-		return nil, refuse(CodeBomb, "%s has %d bytes; at most %d are read", name, h.Size, limit)
-	}
-	b, err := io.ReadAll(r) // the reader ends at h.Size
-	if err == nil && len(b) == 0 {
-		err = refuse(code, "%s is empty", name)
-	}
-	return b, err
 }
 
 // checkInfoEntry keeps info/'s paths and links inside the package.

@@ -66,35 +66,36 @@ func Read(ctx context.Context, r io.ReaderAt, size int64, filename string, opts 
 		read = readTarBz2
 	}
 	sums := &sums{sha256: sha256.New(), md5: md5.New()}
-	info, err := read(src, name, sums)
+	w := want(false, fileIndex, fileRunExports)
+	err = read(src, name, sums, w)
 	if src.err != nil {
 		err = src.err // what the parsers made of a failed read is no news
 	}
 	if err == nil {
 		var p *Package
-		if p, err = info.describe(name, o.subdir, sums, size); err == nil {
+		if p, err = w.files.describe(name, o.subdir, sums, size); err == nil {
 			return p, nil
 		}
 	}
 	return nil, fmt.Errorf("reading %s: %w", filename, err)
 }
 
-func (in *infoFiles) describe(name Name, subdir string, sums *sums, size int64) (*Package, error) {
-	if in.index == nil {
+func (in Files) describe(name Name, subdir string, sums *sums, size int64) (*Package, error) {
+	if in[fileIndex] == nil {
 		return nil, refuse(CodeNoIndex, "there is no info/index.json")
 	}
-	ix, err := readIndex(in.index, name, subdir)
+	ix, err := readIndex(in[fileIndex], name, subdir)
 	if err != nil {
 		return nil, err
 	}
-	runExports, err := RunExports(in.runExports)
+	runExports, err := RunExports(in[fileRunExports])
 	if err != nil {
 		return nil, err
 	}
 	p := &Package{
 		Name: name.Name, Version: name.Version, Build: name.Build, BuildNumber: ix.number, Subdir: ix.subdir, Format: name.Format,
 		Size: size, SHA256: hex.EncodeToString(sums.sha256.Sum(nil)), MD5: hex.EncodeToString(sums.md5.Sum(nil)),
-		Index: in.index, RunExports: runExports,
+		Index: in[fileIndex], RunExports: runExports,
 	}
 	if p.Record, err = ix.record(p.SHA256, p.MD5, size); err != nil {
 		return nil, fmt.Errorf("writing the record: %w", err)
@@ -108,6 +109,23 @@ type source struct {
 	r    io.ReaderAt
 	size int64
 	err  error
+	held []held
+}
+
+// held is a stretch that has been read already and is read no more.
+type held struct {
+	at int64
+	b  []byte
+}
+
+// hold reads n bytes at off at once, as far as they are there, and keeps them: what is asked of a network piece by piece takes a request for each.
+func (s *source) hold(off, n int64) error {
+	off, n = max(0, off), min(n, s.size-max(0, off))
+	b, err := s.bytes(off, n)
+	if err == nil {
+		s.held = append(s.held, held{off, b})
+	}
+	return err
 }
 
 // ReadAt reads within the size. An end before it is an error of reading: the file has shrunk.
@@ -122,13 +140,31 @@ func (s *source) ReadAt(p []byte, off int64) (int, error) {
 		return 0, io.EOF
 	}
 	want := int(min(int64(len(p)), s.size-off))
-	n, err := s.r.ReadAt(p[:want], off)
-	if n < want {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
+	n := 0
+	for n < want {
+		at, to := off+int64(n), off+int64(want)
+		copied := false
+		for _, h := range s.held {
+			if h.at <= at && at < h.at+int64(len(h.b)) {
+				n += copy(p[n:want], h.b[at-h.at:])
+				copied = true
+				break
+			}
+			if at < h.at {
+				to = min(to, h.at)
+			}
 		}
-		s.err = fmt.Errorf("reading at byte %d: %w", off+int64(n), err)
-		return n, s.err
+		if copied {
+			continue
+		}
+		got, err := s.r.ReadAt(p[n:][:to-at], at)
+		if n += got; int64(got) < to-at {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			s.err = fmt.Errorf("reading at byte %d: %w", off+int64(n), err)
+			return n, s.err
+		}
 	}
 	if n < len(p) {
 		return n, io.EOF
@@ -159,18 +195,20 @@ const block = 512 << 10
 
 var magicBzip2, magicZip = []byte("BZh"), []byte("PK\x03\x04")
 
-func readConda(src *source, name Name, sums *sums) (*infoFiles, error) {
+func readConda(src *source, name Name, sums io.Writer, w *wanted) error {
 	entries, err := readZip(src)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	info, err := members(src, entries, name)
-	if err != nil {
-		return nil, err
+	info, meta, err := members(entries, name)
+	if err == nil {
+		err = checkMetadata(src, meta)
 	}
-	files, err := unzstd(src, info)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", info.name, err)
+		return err
+	}
+	if err := unzstd(src, info, io.Discard, w); err != nil {
+		return fmt.Errorf("%s: %w", info.name, err)
 	}
 	// The digests, and with them the CRC-32 of every entry: it costs a hundredth of the digests and finds a damaged pkg- tarball
 	// without unpacking it. entries are in the order of the file and do not overlap.
@@ -179,7 +217,7 @@ func readConda(src *source, name Name, sums *sums) (*infoFiles, error) {
 	for off := int64(0); off < src.size; {
 		n, err := src.ReadAt(buf[:min(int64(len(buf)), src.size-off)], off)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, err
+			return err
 		}
 		_, _ = sums.Write(buf[:n])
 		for len(entries) > 0 {
@@ -192,13 +230,13 @@ func readConda(src *source, name Name, sums *sums) (*infoFiles, error) {
 				break
 			}
 			if crc != e.crc {
-				return nil, refuse(CodeCorrupt, "%s: its CRC-32 is %08x, the ZIP says %08x", e.name, crc, e.crc)
+				return refuse(CodeCorrupt, "%s: its CRC-32 is %08x, the ZIP says %08x", e.name, crc, e.crc)
 			}
 			entries, crc = entries[1:], 0
 		}
 		off += int64(n)
 	}
-	return files, nil
+	return nil
 }
 
 // readTarBz2 unpacks a .tar.bz2 to its end, at some 40 MB/s of unpacked bytes. That is the price of three proofs that nothing cheaper
@@ -206,17 +244,13 @@ func readConda(src *source, name Name, sums *sums) (*infoFiles, error) {
 // streams pass, as pbzip2 writes many); that there is no run_exports.json (info/ is not always in one piece: conda-build
 // packages exist with pkg files between); and that no second index.json comes later, which is the one that unpacking leaves.
 // The cost is bounded by maxUnpacked.
-func readTarBz2(src *source, _ Name, sums *sums) (*infoFiles, error) {
+func readTarBz2(src *source, _ Name, sums io.Writer, w *wanted) error {
 	if head, err := src.bytes(0, min(3, src.size)); err != nil {
-		return nil, err
+		return err
 	} else if !bytes.HasPrefix(magicBzip2, head) {
-		return nil, refuse(CodeNotAPackage, "this is not bzip2%s", looksLike(head))
+		return refuse(CodeNotAPackage, "this is not bzip2%s", looksLike(head))
 	}
-	files, err := unbzip2(src, sums)
-	if err != nil {
-		return nil, err
-	}
-	return files, nil
+	return unbzip2(src, sums, w)
 }
 
 func looksLike(head []byte) string {

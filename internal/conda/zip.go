@@ -44,39 +44,16 @@ type zipEntry struct {
 
 // readZip returns the entries in the order of the file.
 func readZip(src *source) ([]zipEntry, error) {
-	head, err := src.bytes(0, min(4, src.size))
+	if err := checkZipMagic(src); err != nil {
+		return nil, err
+	}
+	entries, dir, err := readDirectory(src)
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.HasPrefix(magicZip, head) && string(head) != sigEnd {
-		return nil, refuse(CodeNotAPackage, "this is not a ZIP%s", looksLike(head))
-	}
-	dir, err := findDirectory(src)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := src.bytes(dir.offset, dir.size)
-	if err != nil {
-		return nil, err
-	}
-	entries := make([]zipEntry, 0, dir.entries)
-	for len(raw) > 0 {
-		e, rest, err := directoryEntry(raw)
-		if err != nil {
-			return nil, err
-		}
-		entries, raw = append(entries, e), rest
-	}
-	if uint64(len(entries)) != dir.entries {
-		return nil, refuse(CodeBadZip, "the directory has %d entries and says %d", len(entries), dir.entries)
-	}
-	slices.SortFunc(entries, func(a, b zipEntry) int { return cmp.Compare(a.header, b.header) })
 	at := int64(0)
 	for i := range entries {
-		next := dir.offset
-		if i+1 < len(entries) {
-			next = entries[i+1].header
-		}
+		next := dir.after(entries, i)
 		if err := entries[i].locate(src, at, next); err != nil {
 			return nil, err
 		}
@@ -86,6 +63,50 @@ func readZip(src *source) ([]zipEntry, error) {
 		return nil, refuse(CodeBadZip, "bytes before the ZIP")
 	}
 	return entries, nil
+}
+
+func checkZipMagic(src *source) error {
+	head, err := src.bytes(0, min(4, src.size))
+	if err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(magicZip, head) && string(head) != sigEnd {
+		return refuse(CodeNotAPackage, "this is not a ZIP%s", looksLike(head))
+	}
+	return nil
+}
+
+// readDirectory returns the entries of the directory in the order of the file. Their headers have not been looked at.
+func readDirectory(src *source) ([]zipEntry, directory, error) {
+	dir, err := findDirectory(src)
+	if err != nil {
+		return nil, dir, err
+	}
+	raw, err := src.bytes(dir.offset, dir.size)
+	if err != nil {
+		return nil, dir, err
+	}
+	entries := make([]zipEntry, 0, dir.entries)
+	for len(raw) > 0 {
+		e, rest, err := directoryEntry(raw)
+		if err != nil {
+			return nil, dir, err
+		}
+		entries, raw = append(entries, e), rest
+	}
+	if uint64(len(entries)) != dir.entries {
+		return nil, dir, refuse(CodeBadZip, "the directory has %d entries and says %d", len(entries), dir.entries)
+	}
+	slices.SortFunc(entries, func(a, b zipEntry) int { return cmp.Compare(a.header, b.header) })
+	return entries, dir, nil
+}
+
+// after is where the i-th of the sorted entries MUST end.
+func (d directory) after(entries []zipEntry, i int) int64 {
+	if i+1 < len(entries) {
+		return entries[i+1].header
+	}
+	return d.offset
 }
 
 type directory struct {
@@ -271,45 +292,50 @@ func (e *zipEntry) locate(src *source, at, next int64) error {
 	return nil
 }
 
-// members checks that the entries are CEP 35's three and returns the info tarball. Entries that CEP 35 does not name are let be.
-func members(src *source, entries []zipEntry, name Name) (info zipEntry, err error) {
+// members checks that the entries are CEP 35's three and returns two of them. Entries that CEP 35 does not name are let be.
+func members(entries []zipEntry, name Name) (info, metadata zipEntry, err error) {
 	wantInfo, wantPkg := "info-"+name.Stem()+".tar.zst", "pkg-"+name.Stem()+".tar.zst"
 	seen := map[string]*zipEntry{}
 	for i := range entries {
 		e := &entries[i]
 		folded := strings.ToLower(e.name) // Windows and macOS unpack both to one file
 		if seen[folded] != nil {
-			return info, refuse(CodeDuplicateEntry, "the ZIP has two entries %q", clip(e.name))
+			return info, metadata, refuse(CodeDuplicateEntry, "the ZIP has two entries %q", clip(e.name))
 		}
 		seen[folded] = e
 		if strings.HasSuffix(folded, ".tar.zst") && (strings.HasPrefix(folded, "info-") && e.name != wantInfo || strings.HasPrefix(folded, "pkg-") && e.name != wantPkg) {
-			return info, refuse(CodeInnerNameMismatch, "%q is in a package named %s", clip(e.name), name)
+			return info, metadata, refuse(CodeInnerNameMismatch, "%q is in a package named %s", clip(e.name), name)
 		}
 	}
 	meta := seen["metadata.json"]
 	if meta == nil || meta.name != "metadata.json" {
-		return info, refuse(CodeMissingMetadata, "the ZIP has no metadata.json")
-	}
-	if meta.size > maxMetadata {
-		return info, refuse(CodeBomb, "metadata.json has %d bytes", meta.size)
-	}
-	raw, err := src.bytes(meta.data, meta.size)
-	if err != nil {
-		return info, err
-	}
-	m, err := strictjson.DecodeObject(raw)
-	if err != nil {
-		return info, refuse(CodeMissingMetadata, "metadata.json: %w", err)
-	}
-	if v, ok := natural(m["conda_pkg_format_version"]); !ok || v != 2 {
-		return info, refuse(CodeMissingMetadata, "metadata.json does not say conda_pkg_format_version 2")
+		return info, metadata, refuse(CodeMissingMetadata, "the ZIP has no metadata.json")
 	}
 	for _, want := range []string{wantPkg, wantInfo} {
 		e := seen[strings.ToLower(want)]
 		if e == nil {
-			return info, refuse(CodeInnerNameMismatch, "the ZIP has no %s", want)
+			return info, metadata, refuse(CodeInnerNameMismatch, "the ZIP has no %s", want)
 		}
 		info = *e
 	}
-	return info, nil
+	return info, *meta, nil
+}
+
+// checkMetadata checks metadata.json.
+func checkMetadata(src *source, meta zipEntry) error {
+	if meta.size > maxMetadata {
+		return refuse(CodeBomb, "metadata.json has %d bytes", meta.size)
+	}
+	raw, err := src.bytes(meta.data, meta.size)
+	if err != nil {
+		return err
+	}
+	m, err := strictjson.DecodeObject(raw)
+	if err != nil {
+		return refuse(CodeMissingMetadata, "metadata.json: %w", err)
+	}
+	if v, ok := natural(m["conda_pkg_format_version"]); !ok || v != 2 {
+		return refuse(CodeMissingMetadata, "metadata.json does not say conda_pkg_format_version 2")
+	}
+	return nil
 }
