@@ -21,8 +21,11 @@ const (
 	fileAbout      = "about.json"
 )
 
-// fetchConda is how much of a .conda's end, and then of its info tarball, is read at once: most packages' info/ is in it.
-const fetchConda = 64 << 10
+// How much of a .conda's end, where most packages have all of info/, and then of its info tarball is read at once.
+const (
+	fetchConda = 64 << 10
+	fetchInfo  = 256 << 10
+)
 
 // FetchFirst says which bytes of a package a reader over a network should fetch first, for ReadInfo to find there what it needs: so many from
 // the start, or, if it is negative, from the end.
@@ -95,7 +98,7 @@ func readCondaInfo(src *source, name Name, w *wanted) error {
 		if e.name == info.name {
 			at = e.header
 			if start := src.size - fetchConda; at < start {
-				if err := src.hold(at, min(fetchConda, start-at, next-at)); err != nil {
+				if err := src.hold(at, min(fetchInfo, start-at, next-at)); err != nil {
 					return err
 				}
 			}

@@ -27,7 +27,6 @@ type ReaderAt struct {
 
 	mu          sync.Mutex
 	first, last chunk
-	ahead       int64
 }
 
 // chunk is bytes of the object.
@@ -51,7 +50,7 @@ func (c *chunk) from(off int64) []byte {
 // All later reads are of the same state: they are ErrPrecondition once the object has been overwritten, ErrNotFound once it is gone. ctx
 // ends them all. Nothing has to be closed.
 func OpenReaderAt(ctx context.Context, s Store, key string, first int64) (*ReaderAt, error) {
-	r := &ReaderAt{ctx: ctx, store: s, key: key, ahead: minAhead}
+	r := &ReaderAt{ctx: ctx, store: s, key: key}
 	offset, length := int64(0), min(max(first, minAhead), maxAhead)
 	if first < 0 {
 		offset = max(first, -maxAhead)
@@ -128,12 +127,13 @@ func (r *ReaderAt) ReadAt(p []byte, off int64) (n int, err error) {
 
 // fetch gets bytes from at on, at least one and want if they are not too many.
 func (r *ReaderAt) fetch(at, want int64) ([]byte, error) {
-	if len(r.last.b) > 0 && at == r.last.end() || at == r.first.end() {
-		r.ahead = min(2*r.ahead, maxAhead)
-	} else {
-		r.ahead = minAhead
+	ahead := int64(minAhead)
+	for _, c := range []*chunk{&r.first, &r.last} {
+		if len(c.b) > 0 && at == c.end() {
+			ahead = min(2*int64(len(c.b)), maxAhead)
+		}
 	}
-	length := min(max(want, r.ahead), maxAhead, r.info.Size-at)
+	length := min(max(want, ahead), maxAhead, r.info.Size-at)
 	if gap := r.first.at - at; gap > 0 {
 		if gap <= joinGap {
 			length = gap

@@ -33,6 +33,8 @@ type Spec struct {
 	Files map[string][]byte
 	// Payload adds a file of so many random bytes, for packages of a size.
 	Payload int
+	// Info are files of info/, by their path below it, that are added or stand in for what would be made.
+	Info map[string][]byte
 	// Index overrides fields of info/index.json; a nil value removes the field.
 	Index map[string]any
 }
@@ -152,6 +154,10 @@ func (s Spec) info() ([]file, error) {
 	}
 	if s.RunExports != nil {
 		out = append(out, file{name: "info/run_exports.json", body: s.RunExports})
+	}
+	out = slices.DeleteFunc(out, func(f file) bool { return s.Info[strings.TrimPrefix(f.name, "info/")] != nil })
+	for _, p := range slices.Sorted(maps.Keys(s.Info)) {
+		out = append(out, file{name: "info/" + p, body: s.Info[p]})
 	}
 	return out, nil
 }
