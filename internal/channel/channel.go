@@ -20,9 +20,11 @@ type Options struct {
 	Attempts int
 	// Parallel is how many requests one call has in flight at once. Default 16.
 	Parallel int
-	// KeepRepodata is the greatest repodata.json, in bytes, that is kept in memory between two updates, one a subdir.
-	// Default 512 MiB.
-	KeepRepodata int
+	// Small is the greatest repodata.json, in bytes, that every Update brings up to date at once. A larger one follows when
+	// Monolith is called. Default 4 MiB; negative for never.
+	Small int64
+	// Scratch is the folder in which large documents are put together; default the system's for temporary files.
+	Scratch string
 	// KeepShards is how many bytes of shards are kept in memory. Default 64 MiB.
 	KeepShards int
 	// Revalidate is how long Find trusts the shard index without asking the store again. Default 1 s.
@@ -51,10 +53,8 @@ type subdir struct {
 	// turn is held by the one update of this subdir that runs. It is a channel, so that waiting for it ends with a context.
 	turn chan struct{}
 
-	// Guarded by turn.
-	repodata *repodata
-	etag     string    // of repodata; "" if nothing is remembered
-	equal    [2]string // ETags of a repodata.json and a repodata.json.zst that are known to be equal
+	// merging is held by the one Monolith of this subdir that runs.
+	merging chan struct{}
 
 	mu    sync.Mutex // guards the rest
 	index *shardIndex
@@ -69,8 +69,8 @@ func New(s store.Store, o Options) *Channel {
 	if o.Parallel <= 0 {
 		o.Parallel = 16
 	}
-	if o.KeepRepodata <= 0 {
-		o.KeepRepodata = 512 << 20
+	if o.Small == 0 {
+		o.Small = 4 << 20
 	}
 	if o.KeepShards <= 0 {
 		o.KeepShards = 64 << 20
@@ -92,7 +92,7 @@ func (c *Channel) subdir(name string) *subdir {
 	defer c.mu.Unlock()
 	s := c.subdirs[name]
 	if s == nil {
-		s = &subdir{name: name, turn: make(chan struct{}, 1)}
+		s = &subdir{name: name, turn: make(chan struct{}, 1), merging: make(chan struct{}, 1)}
 		c.subdirs[name] = s
 	}
 	return s
@@ -181,25 +181,26 @@ func (c *Channel) put(ctx context.Context, key string, b []byte, o store.PutOpti
 	return info, true, nil
 }
 
-// create writes what never changes under its key. If the key is taken, the bytes there must be the same.
-func (c *Channel) create(ctx context.Context, key string, b []byte, o store.PutOptions) error {
+// create writes what never changes under its key. If the key is taken, the bytes there must be the same; since is when
+// they were written, as far as that is known, and zero if it was just now.
+func (c *Channel) create(ctx context.Context, key string, b []byte, o store.PutOptions) (since time.Time, err error) {
 	want := digest(b)
 	for a := c.attempts(); ; {
 		if !a.next(ctx) {
-			return fmt.Errorf("writing %s: %w", key, a.err)
+			return since, fmt.Errorf("writing %s: %w", key, a.err)
 		}
 		if _, won, err := c.put(ctx, key, b, o); won || err != nil {
-			return err
+			return since, err
 		}
-		have, size, found, err := c.objectDigest(ctx, key)
+		have, info, found, err := c.objectDigest(ctx, key)
 		if err != nil {
-			return err
+			return since, err
 		}
-		if found && (have != want || size != int64(len(b))) {
-			return &Malformed{Key: key, Err: fmt.Errorf("its bytes hash to %s, its name needs %s", have, want)}
+		if found && (have != want || info.Size != int64(len(b))) {
+			return since, &Malformed{Key: key, Err: fmt.Errorf("its bytes hash to %s, its name needs %s", have, want)}
 		}
 		if found {
-			return nil
+			return info.Modified, nil
 		}
 		// Taken a moment ago, and gone: another write to the key is still under way, or it was deleted.
 	}

@@ -4,8 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"strings"
+
+	"github.com/hallmark-attest/hallmark/internal/store"
 )
 
 // Found is what the channel has of a package.
@@ -29,25 +34,26 @@ type Indexed struct {
 // is asked for at most once per Options.Revalidate, and shards are kept by their hash.
 //
 // An answer may be older than that. That does no harm: a record that came since is written again, to no effect; a sidecar
-// that grew since still has the bundles that it had. The record is the shards', which Update writes last: what they show
-// is in repodata.json too. A subdir without shards is answered from repodata.json.
+// that grew since still has the bundles that it had. The record is the shards'. In a subdir that has none, which is one that
+// Update has never written to, nothing is Indexed.
 func (c *Channel) Find(ctx context.Context, subdir, filename string) (Found, error) {
 	if err := checkPlace(subdir, filename); err != nil {
 		return Found{}, err
 	}
 	var f Found
 	var err error
-	if f.ObjectSHA256, f.Size, f.Exists, err = c.objectDigest(ctx, packageKey(subdir, filename)); err != nil {
+	var info store.Info
+	if f.ObjectSHA256, info, f.Exists, err = c.objectDigest(ctx, packageKey(subdir, filename)); err != nil {
 		return Found{}, err
 	}
+	f.Size = info.Size
 	s := c.subdir(subdir)
 	x, err := c.loadIndex(ctx, s, c.options.Revalidate)
 	if err != nil {
 		return Found{}, err
 	}
 	if x == nil {
-		f.Record, f.Indexed, err = c.findInRepodata(ctx, s, filename)
-		return f, err
+		return f, nil
 	}
 	name, err := packageName(filename)
 	if err != nil {
@@ -57,7 +63,7 @@ func (c *Channel) Find(ctx context.Context, subdir, filename string) (Found, err
 	if err != nil {
 		return Found{}, err
 	}
-	raw, ok := sh.record(filename)
+	raw, _, ok := sh.record(filename)
 	if !ok {
 		return f, nil
 	}
@@ -70,78 +76,86 @@ func (c *Channel) Find(ctx context.Context, subdir, filename string) (Found, err
 	return f, nil
 }
 
-func (c *Channel) findInRepodata(ctx context.Context, s *subdir, filename string) (Indexed, bool, error) {
-	d, err := c.currentRepodata(ctx, s)
-	if err != nil || d == nil {
-		return Indexed{}, false, err
-	}
-	raw, ok := d.record(filename)
-	if !ok {
-		return Indexed{}, false, nil
-	}
-	fields, err := splitObject(raw)
-	if err != nil {
-		return Indexed{}, false, &Malformed{Key: s.name + "/" + repodataName, Err: err}
-	}
-	return Indexed{
-		SHA256:             strings.ToLower(jsonString(fields, "sha256")),
-		AttestationsSHA256: jsonString(fields, attestations),
-	}, true, nil
-}
-
-// currentRepodata gives the subdir's repodata.json; nil if there is none.
-func (c *Channel) currentRepodata(ctx context.Context, s *subdir) (*repodata, error) {
-	select {
-	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	d, _, err := c.loadRepodata(ctx, s)
-	return d, err
-}
-
-// Record is a package's entry in repodata.json.
+// Record is a package's entry in the index.
 type Record struct {
 	Filename string
-	// Raw is the record as its bytes stand there. It MUST NOT be changed.
+	// Raw is the record as repodata.json has it (CEP 36). It MUST NOT be changed.
 	Raw json.RawMessage
 	Indexed
 }
 
-// Records yields the records of a subdir's repodata.json, those of .tar.bz2 first, by file name. A subdir without one has
-// none. An error is yielded last.
+// Records yields the records of a subdir's index, name by name: the shards' where there are any, else those of
+// repodata.json as they come. A subdir without either has none. An error is yielded last. Memory does not follow the number
+// of records.
 func (c *Channel) Records(ctx context.Context, subdir string) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		if err := checkSubdir(subdir); err != nil {
 			yield(Record{}, &Invalid{Subdir: subdir, Err: err})
 			return
 		}
-		d, err := c.currentRepodata(ctx, c.subdir(subdir))
+		x, err := c.loadIndex(ctx, c.subdir(subdir), 0)
 		if err != nil {
 			yield(Record{}, err)
 			return
 		}
-		if d == nil {
+		if x == nil {
+			c.repodataRecords(ctx, subdir, yield)
 			return
 		}
-		for _, list := range [][]member{d.packages, d.conda} {
-			for _, m := range list {
-				fields, err := splitObject(m.raw)
+		for _, name := range slices.Sorted(maps.Keys(x.shards)) {
+			s, err := c.loadShard(ctx, x, name)
+			if err != nil {
+				yield(Record{}, err)
+				return
+			}
+			for p, packed := range s.files() {
+				raw, _, err := unpackRecord(packed)
 				if err != nil {
-					yield(Record{}, &Malformed{Key: subdir + "/" + repodataName, Err: err})
+					yield(Record{}, &Malformed{Key: x.key(x.shards[name]), Err: err})
 					return
 				}
-				r := Record{Filename: m.key, Raw: m.raw, Indexed: Indexed{
-					SHA256:             strings.ToLower(jsonString(fields, "sha256")),
-					AttestationsSHA256: jsonString(fields, attestations),
-				}}
-				if !yield(r, nil) {
+				if r, err := newRecord(p, raw); !yield(r, err) || err != nil {
 					return
 				}
 			}
 		}
 	}
+}
+
+func (c *Channel) repodataRecords(ctx context.Context, subdir string, yield func(Record, error) bool) {
+	key := subdir + "/" + repodataName
+	r, _, err := c.store.Get(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return
+	}
+	if err != nil {
+		yield(Record{}, fmt.Errorf("reading %s: %w", key, err))
+		return
+	}
+	defer r.Close()
+	for p, err := range walk(&reading{r: r, key: key}) {
+		if err != nil && !isReading(err) {
+			err = &Malformed{Key: key, Err: err}
+		}
+		if err == nil && p.kind != record {
+			continue
+		}
+		var out Record
+		if err == nil {
+			out, err = newRecord(placed{p.section, p.key}, p.raw)
+		}
+		if !yield(out, err) || err != nil {
+			return
+		}
+	}
+}
+
+func newRecord(p placed, raw []byte) (Record, error) {
+	fields, err := splitObject(raw)
+	return Record{Filename: p.filename(), Raw: raw, Indexed: Indexed{
+		SHA256:             strings.ToLower(jsonString(fields, "sha256")),
+		AttestationsSHA256: jsonString(fields, attestations),
+	}}, err
 }
 
 func asMalformed(err error) (*Malformed, bool) { return errors.AsType[*Malformed](err) }

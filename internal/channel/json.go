@@ -18,6 +18,10 @@ type member struct {
 	value  int // JSON: where raw begins
 }
 
+func jsonMember(key string, raw []byte) member {
+	return member{key: key, rawKey: quote(key), raw: raw}
+}
+
 func byKey(a, b member) int                    { return strings.Compare(a.key, b.key) }
 func toKey(m member, key string) int           { return strings.Compare(m.key, key) }
 func seek(ms []member, key string) (int, bool) { return slices.BinarySearchFunc(ms, key, toKey) }
@@ -152,14 +156,13 @@ func jsonString(ms []member, key string) string {
 	return s
 }
 
-// setJSON puts key: "value" into an object and leaves every other byte of it alone. A new member goes before the first one
+// setJSON puts a member into an object and leaves every other byte of it alone. A new member goes before the first one
 // that sorts behind it.
-func setJSON(object []byte, ms []member, key, value string) []byte {
-	quoted := quote(value)
+func setJSON(object []byte, ms []member, key string, value []byte) []byte {
 	if m, ok := lookup(ms, key); ok {
-		return slices.Concat(object[:m.value], quoted, object[m.value+len(m.raw):])
+		return slices.Concat(object[:m.value], value, object[m.value+len(m.raw):])
 	}
-	field := slices.Concat(quote(key), []byte{':'}, quoted)
+	field := slices.Concat(quote(key), []byte{':'}, value)
 	for _, m := range ms {
 		if m.key > key {
 			return slices.Concat(object[:m.at], field, []byte{','}, object[m.at:])

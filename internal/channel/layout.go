@@ -13,6 +13,7 @@ import (
 const (
 	repodataName   = "repodata.json"
 	zstName        = "repodata.json.zst"
+	runExportsName = "run_exports.json"
 	shardIndexName = "repodata_shards.msgpack.zst"
 	shardSuffix    = ".msgpack.zst"
 	sigsSuffix     = ".sigs"
@@ -35,7 +36,6 @@ const (
 
 // Limits of what is read, in bytes after decompression.
 const (
-	maxRepodata   = 2 << 30
 	maxShardIndex = 256 << 20
 	maxShard      = 256 << 20
 	maxFilename   = 211 // CEP 26, "Filenames"
@@ -53,6 +53,7 @@ var (
 	asSigs     = store.PutOptions{ContentType: typeJSON, CacheControl: cacheNever}
 	asRepodata = store.PutOptions{ContentType: typeJSON, CacheControl: cacheMinute}
 	asZst      = store.PutOptions{ContentType: typeZstd, CacheControl: cacheMinute}
+	asBase     = store.PutOptions{ContentType: typeZstd, CacheControl: cacheNever}
 	asIndex    = store.PutOptions{ContentType: typeZstd, CacheControl: cacheMinute}
 	asShard    = store.PutOptions{IfNoneMatch: true, ContentType: typeZstd, CacheControl: cacheForever}
 )

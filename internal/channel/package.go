@@ -66,25 +66,25 @@ func (c *Channel) PutPackage(ctx context.Context, subdir, filename string, body 
 }
 
 // objectDigest gives the SHA-256 of what is under key: as the store knows it, else by reading the object.
-func (c *Channel) objectDigest(ctx context.Context, key string) (sha256hex string, size int64, found bool, err error) {
-	info, found, err := c.head(ctx, key)
+func (c *Channel) objectDigest(ctx context.Context, key string) (sha256hex string, info store.Info, found bool, err error) {
+	info, found, err = c.head(ctx, key)
 	if err != nil || !found {
-		return "", 0, false, err
+		return "", info, false, err
 	}
 	if info.SHA256 != "" {
-		return info.SHA256, info.Size, true, nil
+		return info.SHA256, info, true, nil
 	}
-	r, _, err := c.store.Get(ctx, key)
+	r, info, err := c.store.Get(ctx, key)
 	if errors.Is(err, store.ErrNotFound) {
-		return "", 0, false, nil
+		return "", info, false, nil
 	}
 	if err != nil {
-		return "", 0, false, fmt.Errorf("reading %s: %w", key, err)
+		return "", info, false, fmt.Errorf("reading %s: %w", key, err)
 	}
 	defer r.Close()
 	h := sha256.New()
-	if size, err = io.Copy(h, r); err != nil {
-		return "", 0, false, fmt.Errorf("reading %s: %w", key, err)
+	if info.Size, err = io.Copy(h, r); err != nil {
+		return "", info, false, fmt.Errorf("reading %s: %w", key, err)
 	}
-	return hex.EncodeToString(h.Sum(nil)), size, true, nil
+	return hex.EncodeToString(h.Sum(nil)), info, true, nil
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"strconv"
 	"strings"
 )
 
@@ -34,6 +36,26 @@ type change struct {
 	sidecar string
 	err     error
 	done    bool // it has changed something
+}
+
+// fresh gives the shard's record of a package that is new to the channel.
+func (c *change) fresh(subdir string, now int64) []byte {
+	fields := maps.Clone(c.fields)
+	fields["indexed_timestamp"] = json.Number(strconv.FormatInt(now, 10))
+	if c.sidecar != "" {
+		fields[attestations] = c.sidecar
+	}
+	if len(c.RunExports) > 0 {
+		if v, err := decodeObject(c.RunExports); err == nil { // newChange has seen that it is
+			fields["run_exports"] = v
+		}
+	}
+	raw, err := packRecord(fields)
+	if err != nil {
+		c.err = &Invalid{Subdir: subdir, Filename: c.Filename, Err: fmt.Errorf("encoding its record: %w", err)}
+		return nil
+	}
+	return raw
 }
 
 // newChange reads an entry. What is wrong with it is in err.
@@ -116,25 +138,32 @@ func packRecord(fields map[string]any) ([]byte, error) {
 	return appendValue(nil, packed, 1)
 }
 
-// unpackRecord gives the JSON form of a shard's record, without run_exports, which CEP 21 has in shards only.
-func unpackRecord(raw []byte) ([]byte, error) {
+// unpackRecord gives the JSON form of a shard's record, and apart from it the entry of run_exports.json, which repodata.json
+// has not (CEP 12, CEP 21); nil if the record does not say.
+func unpackRecord(raw []byte) (record, runExports []byte, err error) {
 	v, err := decodeValue(raw)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	fields, ok := v.(map[string]any)
 	if !ok {
-		return nil, errors.New("it is not a map")
+		return nil, nil, errors.New("it is not a map")
+	}
+	if exports, ok := fields["run_exports"].(map[string]any); ok {
+		if runExports, err = encodeJSON(map[string]any{"run_exports": exports}); err != nil {
+			return nil, nil, err
+		}
 	}
 	delete(fields, "run_exports")
 	for _, key := range rawDigests {
 		if d, err := packedDigest(fields[key]); err != nil {
-			return nil, fmt.Errorf("%s: %w", key, err)
+			return nil, nil, fmt.Errorf("%s: %w", key, err)
 		} else if d != "" {
 			fields[key] = d
 		}
 	}
-	return encodeJSON(fields)
+	record, err = encodeJSON(fields)
+	return record, runExports, err
 }
 
 // packedDigest reads a digest as writers of shards have put it: bytes, hex text, or a list of numbers. It gives lower-case

@@ -4,16 +4,17 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"time"
 )
 
 // shard holds the records of one package name (CEP 16), as their bytes stand in the source. It is never changed.
 type shard struct {
-	packages []member // of .tar.bz2, sorted
-	conda    []member // of .conda, sorted
-	others   []member // the other top-level members, sorted, among them "removed"
-	size     int      // bytes, unpacked
+	records map[section][]member // sorted by key
+	others  []member             // the other top-level members, sorted, among them "removed"
+	size    int                  // bytes, unpacked
 }
 
 func parseShard(b []byte) (*shard, error) {
@@ -24,13 +25,21 @@ func parseShard(b []byte) (*shard, error) {
 	if err := sortMembers(top); err != nil {
 		return nil, err
 	}
-	s := &shard{size: len(b)}
+	s := &shard{size: len(b), records: map[section][]member{}}
 	for _, m := range top {
 		switch m.key {
-		case "packages":
-			s.packages, err = parsePacked(m.raw)
-		case "packages.conda":
-			s.conda, err = parsePacked(m.raw)
+		case string(inPackages), string(inConda):
+			s.records[section(m.key)], err = parsePacked(m.raw)
+		case v3:
+			var kinds []member
+			if kinds, err = splitMap(m.raw); err == nil {
+				err = sortMembers(kinds)
+			}
+			for _, k := range kinds {
+				if err == nil {
+					s.records[inV3(k.key)], err = parsePacked(k.raw)
+				}
+			}
 		default:
 			s.others = append(s.others, m)
 		}
@@ -60,39 +69,113 @@ func parsePacked(raw []byte) ([]member, error) {
 func (s *shard) encode() []byte {
 	top := overlay([]member{packMember("removed", []byte{0x90})}, s.others)
 	top = overlay(top, []member{
-		packMember("packages", joinMap(nil, s.packages)),
-		packMember("packages.conda", joinMap(nil, s.conda)),
+		packMember(string(inPackages), joinMap(nil, s.records[inPackages])),
+		packMember(string(inConda), joinMap(nil, s.records[inConda])),
 	})
+	var kinds []member
+	for in, ms := range s.records {
+		if kind, ok := in.v3(); ok {
+			kinds = append(kinds, packMember(kind, joinMap(nil, ms)))
+		}
+	}
+	if len(kinds) > 0 {
+		slices.SortFunc(kinds, byKey)
+		top = overlay(top, []member{packMember(v3, joinMap(nil, kinds))})
+	}
 	return joinMap(nil, top)
 }
 
-func (s *shard) record(filename string) ([]byte, bool) {
-	list := s.packages
-	if isConda(filename) {
-		list = s.conda
-	}
-	i, ok := seek(list, filename)
-	if !ok {
-		return nil, false
-	}
-	return list[i].raw, true
-}
-
-// with gives the shard with records in it.
-func (s *shard) with(records []member) *shard {
-	n := *s
-	var packages, conda []member
-	for _, m := range records {
-		if isConda(m.key) {
-			conda = append(conda, m)
-		} else {
-			packages = append(packages, m)
+// record gives a file's record and where it is.
+func (s *shard) record(filename string) ([]byte, section, bool) {
+	for _, p := range placesOf(filename) {
+		list := s.records[p.section]
+		if i, ok := seek(list, p.key); ok {
+			return list[i].raw, p.section, true
 		}
 	}
-	slices.SortFunc(packages, byKey)
-	slices.SortFunc(conda, byKey)
-	n.packages, n.conda = overlay(s.packages, packages), overlay(s.conda, conda)
+	return nil, "", false
+}
+
+// removed gives the files that the shard lists as removed.
+func (s *shard) removed() ([]string, error) {
+	r, ok := lookup(s.others, "removed")
+	if !ok {
+		return nil, nil
+	}
+	v, err := decodeValue(r.raw)
+	if err != nil {
+		return nil, fmt.Errorf("removed: %w", err)
+	}
+	list, _ := v.([]any)
+	files := make([]string, 0, len(list))
+	for _, e := range list {
+		f, ok := e.(string)
+		if !ok {
+			return nil, errors.New("removed: it is not a list of file names")
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// files yields the records with their files' names, section by section.
+func (s *shard) files() iter.Seq2[placed, []byte] {
+	return func(yield func(placed, []byte) bool) {
+		for _, in := range slices.Sorted(maps.Keys(s.records)) {
+			for _, m := range s.records[in] {
+				if !yield(placed{in, m.key}, m.raw) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// with gives the shard with records in it, each in its section.
+func (s *shard) with(records map[section][]member) *shard {
+	n := *s
+	n.records = maps.Clone(s.records)
+	if n.records == nil {
+		n.records = map[section][]member{}
+	}
+	for in, ms := range records {
+		ms = slices.SortedFunc(slices.Values(ms), byKey)
+		n.records[in] = overlay(s.records[in], ms)
+	}
 	return &n
+}
+
+// without gives the shard with files taken out of it and listed as removed; the same shard if nothing changes.
+func (s *shard) without(files []string) (*shard, error) {
+	list, err := s.removed()
+	if err != nil {
+		return nil, err
+	}
+	n := *s
+	n.records = maps.Clone(s.records)
+	changed := false
+	for _, f := range files {
+		for _, p := range placesOf(f) {
+			if i, ok := seek(n.records[p.section], p.key); ok {
+				n.records[p.section] = slices.Concat(n.records[p.section][:i], n.records[p.section][i+1:])
+				changed = true
+			}
+		}
+		if !slices.Contains(list, f) {
+			list = append(list, f)
+			changed = true
+		}
+	}
+	if !changed {
+		return s, nil
+	}
+	slices.Sort(list)
+	raw := appendLen(nil, kindArray, len(list))
+	for _, f := range list {
+		raw = appendString(raw, f)
+	}
+	n.others = overlay(s.others, []member{packMember("removed", raw)})
+	return &n, nil
 }
 
 // hash is a shard's digest over its compressed bytes.

@@ -52,7 +52,7 @@ func (c *Channel) AddBundle(ctx context.Context, subdir, filename string, bundle
 		}
 		s := Sidecar{SHA256: digest(next), Size: int64(len(next)), Bundles: len(elements)}
 		// Also where nothing was added: whoever wrote the mutable one may not have written this.
-		if err := c.create(ctx, sigsOf(subdir, filename, s.SHA256), next, asSidecar); err != nil {
+		if _, err := c.create(ctx, sigsOf(subdir, filename, s.SHA256), next, asSidecar); err != nil {
 			return Sidecar{}, err
 		}
 		if !added {
@@ -109,7 +109,7 @@ func (c *Channel) currentSidecar(ctx context.Context, subdir, filename, known st
 		return "", nil // CEP 50: advertised if and only if it has a bundle
 	}
 	sha = digest(b)
-	if err := c.create(ctx, sigsOf(subdir, filename, sha), b, asSidecar); err != nil {
+	if _, err := c.create(ctx, sigsOf(subdir, filename, sha), b, asSidecar); err != nil {
 		return "", err
 	}
 	c.sigs.put(key, info.ETag, sha)

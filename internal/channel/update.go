@@ -8,22 +8,23 @@ import (
 	"time"
 )
 
-// Update brings many packages into a subdir's repodata.json, repodata.json.zst and shards, with one rewrite of each, and
-// returns when a client that reads any of them finds them. If the channel has no noarch/repodata.json yet, an empty one is
-// written too (CEP 26).
+// Update brings many packages into a subdir's shards, with one rewrite of each shard concerned and of the shard index, and
+// returns when a client that reads the shards finds them. A repodata.json of at most Options.Small bytes is brought up to
+// date in the same breath, a larger one when Monolith is called. What an update reads and writes follows the number of names
+// that change, and the number of names in the index, not the number of records. If the channel has no noarch/repodata.json
+// yet, an empty one is written too (CEP 26). A subdir that has a repodata.json and no shards is adopted first (see Adopt).
 //
-// An entry whose file name is there with the same SHA-256 changes attestations_sha256 and nothing else: fields that were
-// hotfixed stay. If nothing changes, nothing is written.
+// An entry whose file name is there with the same SHA-256 changes attestations_sha256, adds run_exports if the record does
+// not say, and leaves everything else: fields that were hotfixed stay. If nothing changes, nothing is written.
 //
 // changed counts the entries that changed something. refused is nil, or has an error for each entry that cannot be in the
-// index, at its place in entries (*Conflict, *Removed, *Invalid, *Unsigned, *Malformed for its sidecar); the others are
-// in. err is for all: no entry may be counted on.
+// index, at its place in entries (*Conflict, *Removed, *Invalid, *Unsigned, *Malformed for its shard or sidecar); the others
+// are in. err is for all: no entry may be counted on.
 //
 // # Order
 //
-// repodata.json first, then its .zst, the shard index last. So a record that the shards show is in all three, and Find can
-// tell from the shards alone, which are cheap, that nothing is left to do. Wherever a writer is cut off, the same Update
-// done again finds what is missing and adds it.
+// Shards first, then their index: that is when a record is there, and what Find looks at. The documents that are merged
+// from shards follow, and whoever was cut off before that has left a base (see Monolith) that tells.
 //
 // # Which sidecar a record advertises
 //
@@ -66,8 +67,8 @@ func (c *Channel) Update(ctx context.Context, subdir string, entries []Entry) (c
 	return changed, refused, nil
 }
 
-// foundNoarch sees to it that there is a noarch/repodata.json, which makes a folder a channel (CEP 26). One that was left
-// half made by a writer that was cut off, is completed; any other is somebody's, and left alone.
+// foundNoarch sees to it that there is a noarch/repodata.json, which makes a folder a channel (CEP 26). One that is there
+// is somebody's, and left alone.
 func (c *Channel) foundNoarch(ctx context.Context, subdir string) error {
 	c.mu.Lock()
 	founded := c.founded
@@ -76,19 +77,11 @@ func (c *Channel) foundNoarch(ctx context.Context, subdir string) error {
 		return nil
 	}
 	if subdir != noarch {
-		empty := int64(len(newRepodata(noarch).encode()))
-		missing := false
-		for _, name := range []string{repodataName, zstName, shardIndexName} {
-			info, found, err := c.head(ctx, noarch+"/"+name)
-			if err != nil {
-				return err
-			}
-			if name == repodataName && found && info.Size != empty {
-				break
-			}
-			missing = missing || !found
+		_, found, err := c.head(ctx, noarch+"/"+repodataName)
+		if err != nil {
+			return err
 		}
-		if missing {
+		if !found {
 			if err := c.update(ctx, c.subdir(noarch), nil); err != nil {
 				return fmt.Errorf("creating an empty %s: %w", noarch, err)
 			}
@@ -102,55 +95,90 @@ func (c *Channel) foundNoarch(ctx context.Context, subdir string) error {
 
 // update is Update without the first steps and the last.
 func (c *Channel) update(ctx context.Context, s *subdir, changes []*change) error {
+	_, err := c.changeIndex(ctx, s, func(ctx context.Context, x *shardIndex) (map[string]*shard, func(), error) {
+		if err := c.readSidecars(ctx, s.name, changes); err != nil {
+			return nil, nil, err
+		}
+		todo, changed, err := c.mergeShards(ctx, s.name, x, changes)
+		return todo, func() {
+			for _, ch := range changed {
+				ch.done = true
+			}
+		}, err
+	})
+	if err != nil {
+		return err
+	}
+	return c.catchUp(ctx, s)
+}
+
+// catchUp brings the documents of a small subdir up to date.
+func (c *Channel) catchUp(ctx context.Context, s *subdir) error {
+	info, _, err := c.head(ctx, s.name+"/"+repodataName)
+	if err != nil || info.Size > c.options.Small {
+		return err
+	}
+	_, err = c.Monolith(ctx, s.name)
+	return err
+}
+
+// changeIndex replaces shards. propose is given an index and says which names are to have which shards, and what to do when
+// that is so; it is called again with a later index if somebody else was first. If it proposes nothing, nothing is written.
+// A subdir without an index gets one.
+func (c *Channel) changeIndex(ctx context.Context, s *subdir, propose func(ctx context.Context, x *shardIndex) (shards map[string]*shard, done func(), err error)) (changed bool, err error) {
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
-	doc, etag, err := c.loadRepodata(ctx, s)
-	if err != nil {
-		return err
-	}
-	index, err := c.loadIndex(ctx, s, 0)
-	if err != nil {
-		return err
-	}
-	if index != nil {
-		if err := c.lookAtShards(ctx, s.name, index, changes); err != nil {
-			return err
+	key := s.name + "/" + shardIndexName
+	for a := c.attempts(); ; {
+		if !a.next(ctx) {
+			return false, fmt.Errorf("writing %s: %w", key, a.err)
 		}
-	}
-	if err := c.readSidecars(ctx, s.name, changes); err != nil {
-		return err
-	}
-	if doc, err = c.updateRepodata(ctx, s, doc, etag, index, changes); err != nil {
-		return err
-	}
-	return c.updateShards(ctx, s, doc, index, changes)
-}
-
-// lookAtShards refuses what could not be put into the shards, before it is put into repodata.json. One broken shard fails
-// the packages of its name and no others.
-func (c *Channel) lookAtShards(ctx context.Context, subdir string, x *shardIndex, changes []*change) error {
-	return c.each(ctx, len(changes), func(ctx context.Context, i int) error {
-		ch := changes[i]
-		if ch.err != nil {
-			return nil
-		}
-		s, err := c.loadShard(ctx, x, ch.name)
-		if m, ok := asMalformed(err); ok {
-			ch.err = m
-			return nil
-		}
+		x, err := c.loadIndex(ctx, s, 0)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if raw, ok := s.record(ch.Filename); ok {
-			ch.packed(subdir, nil, raw, true)
+		if x == nil {
+			if x, err = c.shardRepodata(ctx, s); err != nil {
+				return false, err
+			}
 		}
-		return nil
-	})
+		shards, done, err := propose(ctx, x)
+		if err != nil {
+			return false, err
+		}
+		if x.etag != "" && len(shards) == 0 {
+			return false, nil
+		}
+		hashes, reused, err := c.saveShards(ctx, x, shards)
+		if err != nil {
+			return false, err
+		}
+		next, raw := x.with(s.name, hashes, c.options.Now())
+		asked := time.Now()
+		info, won, err := c.put(ctx, key, c.codec.shards.EncodeAll(raw, nil), over(asIndex, x.etag))
+		if err != nil {
+			return false, err
+		}
+		if !won {
+			continue
+		}
+		next.etag = info.ETag
+		s.remember(next, asked)
+		// Collect may have been about to take away a shard that nobody needed until now: see there.
+		for _, sh := range reused {
+			if _, _, err := c.saveShard(ctx, next, sh); err != nil {
+				return false, err
+			}
+		}
+		if done != nil {
+			done()
+		}
+		return true, nil
+	}
 }
 
 // readSidecars reads the current sidecar of every package that is to be indexed.
@@ -176,121 +204,9 @@ func (c *Channel) readSidecars(ctx context.Context, subdir string, changes []*ch
 	})
 }
 
-// updateRepodata writes repodata.json and its .zst, and gives what is in the store then.
-func (c *Channel) updateRepodata(ctx context.Context, s *subdir, doc *repodata, etag string, index *shardIndex, changes []*change) (*repodata, error) {
-	key := s.name + "/" + repodataName
-	now := c.options.Now().UnixMilli()
-	var written []byte // nil if nothing had to be written
-	for a := c.attempts(); ; {
-		if !a.next(ctx) {
-			return nil, fmt.Errorf("writing %s: %w", key, a.err)
-		}
-		if doc == nil {
-			var err error
-			if doc, err = c.repodataFromShards(ctx, s.name, index); err != nil {
-				return nil, err
-			}
-		}
-		next, changed := doc.merge(s.name, changes, now)
-		if len(changed) == 0 && etag != "" {
-			break
-		}
-		b := next.encode()
-		next.size = len(b)
-		info, won, err := c.put(ctx, key, b, over(asRepodata, etag))
-		if err != nil {
-			return nil, err
-		}
-		if won {
-			for _, ch := range changed {
-				ch.done = true
-			}
-			doc, etag, written = next, info.ETag, b
-			c.keep(s, doc, etag)
-			break
-		}
-		if doc, etag, err = c.loadRepodata(ctx, s); err != nil {
-			return nil, err
-		}
-		if err := c.readSidecars(ctx, s.name, changes); err != nil {
-			return nil, err
-		}
-	}
-	return doc, c.syncZst(ctx, s, etag, written)
-}
-
-// updateShards writes the shards of the names concerned, then their index.
-func (c *Channel) updateShards(ctx context.Context, s *subdir, doc *repodata, index *shardIndex, changes []*change) error {
-	key := s.name + "/" + shardIndexName
-	for a := c.attempts(); ; {
-		if !a.next(ctx) {
-			return fmt.Errorf("writing %s: %w", key, a.err)
-		}
-		etag, base := "", index
-		todo := map[string]*shard{}
-		if index != nil {
-			etag = index.etag
-		} else {
-			var err error
-			base = newShardIndex(s.name)
-			if todo, err = shardsFromRepodata(s.name, doc); err != nil {
-				return err
-			}
-		}
-		changed, err := c.mergeShards(ctx, s.name, doc, base, index == nil, todo, changes)
-		if err != nil {
-			return err
-		}
-		if index != nil && len(todo) == 0 {
-			return nil
-		}
-		hashes, err := c.saveShards(ctx, base, todo)
-		if err != nil {
-			return err
-		}
-		next, raw := base.with(s.name, hashes, c.options.Now())
-		asked := time.Now()
-		info, won, err := c.put(ctx, key, c.codec.shards.EncodeAll(raw, nil), over(asIndex, etag))
-		if err != nil {
-			return err
-		}
-		if won {
-			next.etag = info.ETag
-			s.remember(next, asked)
-			for _, ch := range changed {
-				ch.done = true
-			}
-			return nil
-		}
-		if index, err = c.loadIndex(ctx, s, 0); err != nil {
-			return err
-		}
-		if err := c.readSidecars(ctx, s.name, changes); err != nil {
-			return err
-		}
-	}
-}
-
-func (c *Channel) saveShards(ctx context.Context, x *shardIndex, shards map[string]*shard) (map[string]hash, error) {
-	names := slices.Sorted(maps.Keys(shards))
-	list := make([]hash, len(names))
-	err := c.each(ctx, len(names), func(ctx context.Context, i int) (err error) {
-		list[i], err = c.saveShard(ctx, x, shards[names[i]])
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	hashes := make(map[string]hash, len(names))
-	for i, name := range names {
-		hashes[name] = list[i]
-	}
-	return hashes, nil
-}
-
-// mergeShards puts the changes into the shards of their names: those in todo, which are new, or those of the index. The
-// ones that change are in todo then. fresh says that all of them are made from repodata.json just now.
-func (c *Channel) mergeShards(ctx context.Context, subdir string, doc *repodata, x *shardIndex, fresh bool, todo map[string]*shard, changes []*change) (changed []*change, err error) {
+// mergeShards puts the changes into the shards of their names, and gives the shards and the changes that change something.
+// One broken shard fails the packages of its name and no others.
+func (c *Channel) mergeShards(ctx context.Context, subdir string, x *shardIndex, changes []*change) (todo map[string]*shard, changed []*change, err error) {
 	byName := map[string][]*change{}
 	for _, ch := range changes {
 		if ch.err == nil {
@@ -300,9 +216,6 @@ func (c *Channel) mergeShards(ctx context.Context, subdir string, doc *repodata,
 	names := slices.Sorted(maps.Keys(byName))
 	old := make([]*shard, len(names))
 	err = c.each(ctx, len(names), func(ctx context.Context, i int) (err error) {
-		if old[i] = todo[names[i]]; old[i] != nil {
-			return nil
-		}
 		old[i], err = c.loadShard(ctx, x, names[i])
 		if m, ok := asMalformed(err); ok {
 			for _, ch := range byName[names[i]] {
@@ -313,20 +226,36 @@ func (c *Channel) mergeShards(ctx context.Context, subdir string, doc *repodata,
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	todo = map[string]*shard{}
+	now := c.options.Now().UnixMilli()
 	for i, name := range names {
-		var records []member
-		seen := map[string]bool{}
+		if old[i] == nil {
+			continue
+		}
+		removed, err := old[i].removed()
+		if err != nil {
+			for _, ch := range byName[name] {
+				ch.err = &Malformed{Key: x.key(x.shards[name]), Err: err}
+			}
+			continue
+		}
+		records := map[section][]member{}
+		seen := map[string]*change{}
 		for _, ch := range byName[name] {
-			if ch.err != nil || seen[ch.Filename] {
+			if first := seen[ch.Filename]; first != nil { // twice in one batch
+				if first.sha256 != ch.sha256 {
+					ch.err = &Conflict{Subdir: subdir, Filename: ch.Filename, Where: "record", Have: first.sha256, Want: ch.sha256}
+				}
 				continue
 			}
-			seen[ch.Filename] = true
-			have, ok := old[i].record(ch.Filename)
-			raw := ch.packed(subdir, doc, have, ok && !fresh)
+			raw, at := ch.merge(subdir, old[i], removed, now)
+			if ch.err == nil {
+				seen[ch.Filename] = ch
+			}
 			if raw != nil {
-				records = append(records, packMember(ch.Filename, raw))
+				records[at.section] = append(records[at.section], packMember(at.key, raw))
 				changed = append(changed, ch)
 			}
 		}
@@ -334,49 +263,48 @@ func (c *Channel) mergeShards(ctx context.Context, subdir string, doc *repodata,
 			todo[name] = old[i].with(records)
 		}
 	}
-	return changed, nil
+	return todo, changed, nil
 }
 
-// packed gives the shard's record: an existing one with the current sidecar in it, or one made from repodata.json's; nil
-// if nothing changes, or if it cannot be (err is set then).
-func (c *change) packed(subdir string, doc *repodata, have []byte, exists bool) []byte {
-	key := subdir + "/" + shardIndexName
-	if !exists {
-		record, ok := doc.record(c.Filename)
-		if !ok { // cannot be: it was put in, or c.err is set
-			c.err = &Malformed{Key: key, Err: fmt.Errorf("%s is not in %s", c.Filename, repodataName)}
-			return nil
+// merge gives the record that the package is to have and its place; nil if it has it, or if it cannot be (err is set then).
+func (ch *change) merge(subdir string, s *shard, removed []string, now int64) (raw []byte, at placed) {
+	have, in, ok := s.record(ch.Filename)
+	if !ok {
+		if slices.Contains(removed, ch.Filename) {
+			ch.err = &Removed{Subdir: subdir, Filename: ch.Filename}
+			return nil, placed{}
 		}
-		_, raw, err := packJSON(c.Filename, record)
-		if err != nil {
-			c.err = &Malformed{Key: key, Err: fmt.Errorf("the record of %s: %w", c.Filename, err)}
-			return nil
+		return ch.fresh(subdir, now), place(ch.Filename, ch.fields)
+	}
+	for _, p := range placesOf(ch.Filename) {
+		if p.section == in {
+			at = p
 		}
-		have = raw
 	}
 	fields, err := splitMap(have)
 	if err != nil {
-		c.err = &Malformed{Key: key, Err: fmt.Errorf("the record of %s: %w", c.Filename, err)}
-		return nil
+		ch.err = &Malformed{Key: subdir + "/" + shardIndexName, Err: fmt.Errorf("the record of %s: %w", ch.Filename, err)}
+		return nil, at
 	}
-	if sha := digestField(fields, "sha256"); !c.same(sha, digestField(fields, "md5")) {
-		c.err = &Conflict{Subdir: subdir, Filename: c.Filename, Where: "shard", Have: sha, Want: c.sha256}
-		return nil
+	if sha := digestField(fields, "sha256"); !ch.same(sha, digestField(fields, "md5")) {
+		ch.err = &Conflict{Subdir: subdir, Filename: ch.Filename, Where: "record", Have: sha, Want: ch.sha256}
+		return nil, at
 	}
-	same := exists
-	if c.sidecar != "" && digestField(fields, attestations) != c.sidecar {
+	same := true
+	if ch.sidecar != "" && digestField(fields, attestations) != ch.sidecar {
 		same = false
-		fields = setMember(fields, attestations, appendDigest(nil, c.sidecar))
+		fields = setMember(fields, attestations, appendDigest(nil, ch.sidecar))
 	}
-	if _, has := lookup(fields, "run_exports"); !exists && !has && len(c.RunExports) > 0 {
-		if v, err := decodeObject(c.RunExports); err == nil { // newChange has seen that it is
+	if _, known := lookup(fields, "run_exports"); !known && len(ch.RunExports) > 0 { // one that was made from a repodata.json
+		if v, err := decodeObject(ch.RunExports); err == nil { // newChange has seen that it is
 			if raw, err := appendValue(nil, v, 1); err == nil {
+				same = false
 				fields = setMember(fields, "run_exports", raw)
 			}
 		}
 	}
 	if same {
-		return nil
+		return nil, at
 	}
-	return joinMap(nil, fields)
+	return joinMap(nil, fields), at
 }

@@ -1,0 +1,158 @@
+package channel
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+)
+
+// collect finds what the shards say that the documents do not, yet: for the names whose shards are other ones than the
+// base's, or for all.
+func (m *monolith) collect(ctx context.Context, records, runExports *delta) error {
+	c := m.c
+	was := map[string]hash{}
+	if !m.full {
+		was = m.base.index.shards
+	}
+	var names []string
+	for name, h := range m.index.shards {
+		if old, ok := was[name]; !ok || old != h {
+			names = append(names, name)
+		}
+	}
+	for name := range was {
+		if _, ok := m.index.shards[name]; !ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	m.broken = map[string]bool{}
+	var mu sync.Mutex
+	return c.each(ctx, len(names), func(ctx context.Context, i int) error {
+		name := names[i]
+		now, err := c.loadShard(ctx, m.index, name)
+		if _, ok := asMalformed(err); ok {
+			mu.Lock()
+			defer mu.Unlock()
+			m.broken[name] = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		old := &shard{}
+		if _, ok := was[name]; ok {
+			if old, err = c.loadShard(ctx, m.base.index, name); err != nil {
+				if _, ok := asMalformed(err); !ok {
+					return err
+				}
+				old = nil // long collected, or broken: whatever is there of the name may have changed
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if err := m.compare(old, now, records, runExports); err != nil {
+			return &Malformed{Key: m.index.key(m.index.shards[name]), Err: err}
+		}
+		return nil
+	})
+}
+
+// compare puts what one name's shard says, and did not say before, into the deltas. old is nil if it is not known.
+func (m *monolith) compare(old, now *shard, records, runExports *delta) error {
+	removed, err := now.removed()
+	if err != nil {
+		return err
+	}
+	records.removed = append(records.removed, removed...)
+	gone := map[string]bool{}
+	for _, f := range removed {
+		gone[f] = true
+	}
+	for p, raw := range now.files() {
+		before, known := lookupIn(old, p)
+		if known && bytes.Equal(before, raw) {
+			continue
+		}
+		delete(gone, p.filename())
+		if err := addRecord(p, before, raw, records, runExports); err != nil {
+			return fmt.Errorf("the record of %.80q: %w", p.key, err)
+		}
+	}
+	if old != nil {
+		for p := range old.files() {
+			if _, still := lookupIn(now, p); !still {
+				gone[p.filename()] = true
+			}
+		}
+	}
+	for _, f := range slices.Sorted(maps.Keys(gone)) {
+		if _, _, live := now.record(f); live {
+			continue
+		}
+		for _, p := range placesOf(f) {
+			if err := records.add(p, toRemove, nil); err != nil {
+				return err
+			}
+		}
+		if err := runExports.add(placesOf(f)[0], toRemove, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func lookupIn(s *shard, p placed) ([]byte, bool) {
+	if s == nil {
+		return nil, false
+	}
+	list := s.records[p.section]
+	i, ok := seek(list, p.key)
+	if !ok {
+		return nil, false
+	}
+	return list[i].raw, true
+}
+
+// addRecord puts a shard's record into the deltas. before is what the shard said before, nil if that is not known.
+func addRecord(p placed, before, raw []byte, records, runExports *delta) error {
+	b, exports, err := unpackRecord(raw)
+	if err != nil {
+		return err
+	}
+	what, exportsWhat := byte(toInsert), byte(toInsert)
+	if before != nil {
+		was, wasExports, err := unpackRecord(before)
+		if err != nil {
+			return err
+		}
+		if !sameButSidecar(was, b) {
+			what = toReplace // somebody has changed the shard's record: a hotfix
+		}
+		if !bytes.Equal(wasExports, exports) {
+			exportsWhat = toReplace
+		}
+	}
+	if err := records.add(p, what, b); err != nil {
+		return err
+	}
+	if exports == nil { // nothing is known (CEP 21); that is not the same as none
+		return nil
+	}
+	return runExports.add(placesOf(p.filename())[0], exportsWhat, exports)
+}
+
+// sameButSidecar tells whether two records, as unpackRecord gives them, differ in attestations_sha256 at most.
+func sameButSidecar(a, b []byte) bool {
+	var x, y map[string]json.RawMessage
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
+		return false
+	}
+	delete(x, attestations)
+	delete(y, attestations)
+	return maps.EqualFunc(x, y, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) })
+}

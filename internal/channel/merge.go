@@ -1,0 +1,366 @@
+package channel
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// delta is what is to change in a document: for each section, what is to become of a key.
+type delta struct {
+	dir      string
+	sections map[section]*spill
+	adds     map[section]bool // those that something is put into
+	removed  []string         // files to be listed as removed
+}
+
+// Each entry of a delta is one byte that says what to do, and the record as JSON.
+const (
+	toInsert  = 'i' // take it, if there is none; else bring its sidecar up to date
+	toReplace = 'r' // take it
+	toRemove  = 'x' // there is to be none
+)
+
+// room is how many bytes of a section's changes are sorted in memory.
+const room = 16 << 20
+
+func newDelta(dir string) *delta {
+	return &delta{dir: dir, sections: map[section]*spill{}, adds: map[section]bool{}}
+}
+
+func (d *delta) add(p placed, what byte, record []byte) error {
+	s := d.sections[p.section]
+	if s == nil {
+		s = newSpill(d.dir, room)
+		d.sections[p.section] = s
+	}
+	if what != toRemove {
+		d.adds[p.section] = true
+	}
+	return s.add(p.key, append([]byte{what}, record...))
+}
+
+func (d *delta) close() {
+	for _, s := range d.sections {
+		s.close()
+	}
+}
+
+// errUnsorted says that a section's keys do not come in order.
+var errUnsorted = errors.New("its records are not sorted")
+
+// merging is a document on its way from what it was to what it is to be.
+type merging struct {
+	delta *delta
+	// info changes the member "info"; nil leaves it.
+	info func(raw []byte) ([]byte, error)
+	// listRemoved says that the document has the list "removed".
+	listRemoved bool
+	// settle gives the record that is to stand there, given the one that does and a change to it; nil for none.
+	settle func(in section, old member, what byte, record []byte) ([]byte, error)
+	// unchanged sees each record that stays because nothing is said about it; nil for nobody.
+	unchanged func(in section, old member) error
+	// listed sees the files that the document listed as removed; nil for nobody.
+	listed func(files []string) error
+
+	out    *bufio.Writer
+	sep    byte
+	seen   map[string]bool
+	inV3   bool
+	source *feed  // of the section that is open
+	any    bool   // a record of it has been read
+	last   string // its key
+	first  bool   // no record of it has been written
+}
+
+// feed is a section's delta as it is used up.
+type feed struct {
+	next func() (spilled, error, bool)
+	stop func()
+	head spilled
+	ok   bool
+}
+
+// merge writes the document that in is, with the delta in it, to out: one record a line, in the order in which they came
+// and with those that are new at their places. It ends with errUnsorted if there are no such places.
+func (m *merging) merge(in iter.Seq2[piece, error], out io.Writer) (err error) {
+	m.out, m.sep, m.seen = bufio.NewWriterSize(out, 256<<10), '{', map[string]bool{}
+	defer func() {
+		if m.source != nil {
+			m.source.stop()
+			m.source = nil
+		}
+	}()
+	for p, err := range in {
+		if err == nil {
+			err = m.step(p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := m.finish(); err != nil {
+		return err
+	}
+	m.out.WriteString("}\n")
+	return m.out.Flush()
+}
+
+func (m *merging) step(p piece) error {
+	switch p.kind {
+	case other:
+		m.seen[p.key] = true
+		raw := p.raw
+		var err error
+		switch {
+		case p.key == "info" && m.info != nil:
+			raw, err = m.info(raw)
+		case p.key == "removed" && m.listRemoved:
+			raw, err = m.extend(raw)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.key, err)
+		}
+		m.top(p.key)
+		m.out.Write(raw)
+		return nil
+	case openedV3:
+		m.seen[v3] = true
+		m.top(v3)
+		m.out.WriteByte('{')
+		m.inV3, m.sep = true, 0
+		return nil
+	case closedV3:
+		for _, in := range slices.Sorted(maps.Keys(m.delta.adds)) {
+			if _, ok := in.v3(); ok && !m.seen[string(in)] {
+				if err := m.whole(in); err != nil {
+					return err
+				}
+			}
+		}
+		m.out.WriteByte('}')
+		m.inV3, m.sep = false, ','
+		return nil
+	case opened:
+		return m.open(p.section)
+	case record:
+		return m.record(p.section, p.member)
+	case closed:
+		return m.close(p.section)
+	}
+	panic("a piece of no kind")
+}
+
+// top begins a member.
+func (m *merging) top(key string) {
+	if m.sep != 0 {
+		m.out.WriteByte(m.sep)
+	}
+	if m.sep == ',' {
+		m.out.WriteByte('\n')
+	}
+	m.sep = ','
+	m.out.Write(quote(key))
+	m.out.WriteByte(':')
+}
+
+func (m *merging) open(in section) error {
+	m.seen[string(in)] = true
+	key := string(in)
+	if kind, ok := in.v3(); ok {
+		key = kind
+	}
+	m.top(key)
+	m.out.WriteByte('{')
+	m.first, m.any = true, false
+	m.source = &feed{next: func() (spilled, error, bool) { return spilled{}, nil, false }, stop: func() {}}
+	if s := m.delta.sections[in]; s != nil {
+		m.source.next, m.source.stop = iter.Pull2(s.all())
+	}
+	return m.advance()
+}
+
+func (m *merging) advance() (err error) {
+	before := m.source.head.key
+	had := m.source.ok
+	m.source.head, err, m.source.ok = m.source.next()
+	if err == nil && had && m.source.ok && m.source.head.key == before {
+		err = fmt.Errorf("two changes of %.80q", before)
+	}
+	return err
+}
+
+func (m *merging) record(in section, old member) error {
+	if m.any && old.key == m.last {
+		return fmt.Errorf("%s: the key %.80q is there twice", in, old.key)
+	}
+	if m.any && old.key < m.last {
+		return errUnsorted
+	}
+	m.any, m.last = true, old.key
+	if err := m.insertBefore(in, old.key); err != nil {
+		return err
+	}
+	if m.source.ok && m.source.head.key == old.key {
+		v := m.source.head.value
+		raw, err := m.settle(in, old, v[0], v[1:])
+		if err != nil {
+			return err
+		}
+		if raw != nil {
+			m.line(old.key, raw)
+		}
+		return m.advance()
+	}
+	if m.unchanged != nil {
+		if err := m.unchanged(in, old); err != nil {
+			return err
+		}
+	}
+	m.line(old.key, old.raw)
+	return nil
+}
+
+// insertBefore writes the new records that come before a key; all that are left, for "".
+func (m *merging) insertBefore(in section, key string) error {
+	for m.source.ok && (key == "" || m.source.head.key < key) {
+		if v := m.source.head.value; v[0] != toRemove {
+			m.line(m.source.head.key, v[1:])
+		}
+		if err := m.advance(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *merging) line(key string, raw []byte) {
+	if !m.first {
+		m.out.WriteByte(',')
+	}
+	m.first = false
+	m.out.WriteByte('\n')
+	m.out.Write(quote(key))
+	m.out.WriteByte(':')
+	m.out.Write(raw)
+}
+
+func (m *merging) close(in section) error {
+	if err := m.insertBefore(in, ""); err != nil {
+		return err
+	}
+	m.source.stop()
+	m.source = nil
+	if !m.first {
+		m.out.WriteByte('\n')
+	}
+	m.out.WriteByte('}')
+	return nil
+}
+
+// whole writes a section that the document did not have.
+func (m *merging) whole(in section) error {
+	if err := m.open(in); err != nil {
+		return err
+	}
+	return m.close(in)
+}
+
+// finish writes what the document did not have and is to have.
+func (m *merging) finish() error {
+	for _, in := range []section{inPackages, inConda} {
+		if !m.seen[string(in)] {
+			if err := m.whole(in); err != nil {
+				return err
+			}
+		}
+	}
+	if m.listRemoved && !m.seen["removed"] && len(m.delta.removed) > 0 {
+		if err := m.step(piece{kind: other, member: jsonMember("removed", []byte("[]"))}); err != nil {
+			return err
+		}
+	}
+	for in := range m.delta.adds {
+		if _, ok := in.v3(); ok && !m.seen[v3] {
+			if err := m.step(piece{kind: openedV3}); err != nil {
+				return err
+			}
+			return m.step(piece{kind: closedV3})
+		}
+	}
+	return nil
+}
+
+// extend puts the delta's removed files into the list.
+func (m *merging) extend(raw []byte) ([]byte, error) {
+	var files []string
+	if err := json.Unmarshal(raw, &files); err != nil {
+		return nil, errors.New("it is not a list of file names")
+	}
+	if m.listed != nil {
+		if err := m.listed(files); err != nil {
+			return nil, err
+		}
+	}
+	have := make(map[string]bool, len(files))
+	for _, f := range files {
+		have[f] = true
+	}
+	n := len(files)
+	for _, f := range m.delta.removed {
+		if !have[f] {
+			have[f] = true
+			files = append(files, f)
+		}
+	}
+	if len(files) == n {
+		return raw, nil
+	}
+	slices.Sort(files)
+	return encodeJSON(files)
+}
+
+// settleRecord is merging.settle for repodata.json. A record that stands there stays as it is, byte for byte, but for the
+// sidecar that it advertises: somebody may have hotfixed it. It gives way to one of other bytes, since the shards say which
+// bytes the package has.
+func settleRecord(_ section, old member, what byte, record []byte) ([]byte, error) {
+	switch what {
+	case toRemove:
+		return nil, nil
+	case toReplace:
+		return record, nil
+	}
+	have, err := splitObject(old.raw)
+	if err != nil {
+		return nil, fmt.Errorf("the record of %.80q: %w", old.key, err)
+	}
+	want, err := splitObject(record)
+	if err != nil {
+		return nil, fmt.Errorf("the shard's record of %.80q: %w", old.key, err)
+	}
+	if a, b := strings.ToLower(jsonString(have, "sha256")), jsonString(want, "sha256"); a != "" && b != "" && a != b {
+		return record, nil
+	}
+	sidecar := jsonString(want, attestations)
+	if sidecar == "" || sidecar == jsonString(have, attestations) {
+		return old.raw, nil
+	}
+	return setJSON(old.raw, have, attestations, quote(sidecar)), nil
+}
+
+// settleRunExports is merging.settle for run_exports.json.
+func settleRunExports(_ section, old member, what byte, record []byte) ([]byte, error) {
+	switch what {
+	case toRemove:
+		return nil, nil
+	case toReplace:
+		return record, nil
+	}
+	return old.raw, nil
+}

@@ -1,0 +1,451 @@
+package channel
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"strings"
+
+	"github.com/hallmark-attest/hallmark/internal/store"
+	"github.com/klauspost/compress/zstd"
+)
+
+// documents are what Monolith writes, in that order.
+var documents = []string{repodataName, zstName, runExportsName}
+
+// Monolith brings a subdir's repodata.json, repodata.json.zst and run_exports.json up to date with its shards, which are
+// what Update writes. written tells whether there was anything to do. It reads the shards of the names that changed since
+// the last time, and reads and writes each document once; memory follows neither (Options.Scratch is where they are put
+// together). It may be called at any time, also by several processes: they do the work of one, or lose a race and look again.
+//
+// Records in the documents stay as they are, byte for byte, but for their attestations_sha256; new ones come from the
+// shards. Where somebody else has written repodata.json since, what it has and the shards do not (records, removed files)
+// is put into the shards first, so that nothing is lost; that pass reads every shard.
+//
+// A *Malformed error says that a document cannot be read for what it has to be; nothing is written over it. Where a shard
+// cannot be read, the records of that name stay as the documents have them; Check reports it.
+func (c *Channel) Monolith(ctx context.Context, subdir string) (written bool, err error) {
+	if err := checkSubdir(subdir); err != nil {
+		return false, &Invalid{Subdir: subdir, Err: err}
+	}
+	s := c.subdir(subdir)
+	select {
+	case s.merging <- struct{}{}:
+		defer func() { <-s.merging }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	sort := false
+	for a := c.attempts(); ; {
+		if !a.next(ctx) {
+			return written, fmt.Errorf("merging the documents of %s: %w", subdir, a.err)
+		}
+		m := &monolith{c: c, s: s, attempt: a.n, sort: sort}
+		done, err := m.run(ctx)
+		written = written || m.written
+		if errors.Is(err, errUnsorted) && !sort {
+			sort = true
+			continue
+		}
+		if err != nil && !errors.Is(err, errMoved) {
+			return written, fmt.Errorf("merging the documents of %s: %w", subdir, err)
+		}
+		if done && err == nil {
+			return written, nil
+		}
+	}
+}
+
+// patience is how many attempts whoever lost the race for a large document waits for the winner to finish: to go on at once
+// would be to read every shard.
+const patience = 8
+
+// monolith is one attempt.
+type monolith struct {
+	c       *Channel
+	s       *subdir
+	attempt int  // from 1
+	sort    bool // the documents' records are in no order
+	written bool
+
+	dir    string // of its files
+	base   *base
+	docs   map[string]store.Info // those that are there
+	index  *shardIndex
+	full   bool            // repodata.json is not the one that the base is of
+	broken map[string]bool // names whose shards cannot be read
+}
+
+func (m *monolith) key(name string) string { return m.s.name + "/" + name }
+
+// run does one attempt; done is false if somebody else was first with something.
+//
+// The order of reading matters: base, documents, index. So the index is never older than what the documents were merged
+// from, and a merge never goes back.
+func (m *monolith) run(ctx context.Context) (done bool, err error) {
+	c := m.c
+	if m.base, err = c.loadBase(ctx, m.s.name); err != nil {
+		return false, err
+	}
+	if err := m.look(ctx); err != nil {
+		return false, err
+	}
+	if m.index, err = c.loadIndex(ctx, m.s, 0); err != nil {
+		return false, err
+	}
+	if m.index == nil { // nothing to merge from: whoever made repodata.json keeps it
+		return true, nil
+	}
+	if m.base.covers(m.etags(), m.index) {
+		return true, nil
+	}
+	m.full = m.base.index == nil
+	for _, name := range []string{repodataName, runExportsName} {
+		m.full = m.full || m.base.docs[name] != m.docs[name].ETag
+	}
+	if m.full && 1 < m.attempt && m.attempt < patience && m.docs[repodataName].Size > c.options.Small {
+		return false, nil
+	}
+	d, err := c.scratch()
+	if err != nil {
+		return false, err
+	}
+	defer d.remove()
+	m.dir = d.dir
+	records, runExports := newDelta(m.dir), newDelta(m.dir)
+	defer records.close()
+	defer runExports.close()
+	if err := m.collect(ctx, records, runExports); err != nil {
+		return false, err
+	}
+	etags := map[string]string{}
+	doc, zst, found, err := m.repodata(ctx, records)
+	if err != nil {
+		return false, err
+	}
+	defer doc.remove()
+	defer zst.remove()
+	if found != nil {
+		defer found.close()
+		changed, err := m.adoptFound(ctx, found)
+		if err != nil || changed {
+			return false, err // once more, with them in the shards
+		}
+	}
+	exports, err := m.runExports(ctx, runExports)
+	if err != nil {
+		return false, err
+	}
+	defer exports.remove()
+
+	var won bool
+	if etags[repodataName], won, err = m.put(ctx, repodataName, doc, asRepodata); err != nil || !won {
+		return false, err
+	}
+	if etags[zstName], won, err = m.putZst(ctx, zst, etags[repodataName]); err != nil || !won {
+		return false, err
+	}
+	if etags[runExportsName], won, err = m.put(ctx, runExportsName, exports, asRepodata); err != nil || !won {
+		return false, err
+	}
+	return true, c.saveBase(ctx, m.s.name, m.base, etags, m.index)
+}
+
+// look finds which documents are there.
+func (m *monolith) look(ctx context.Context) error {
+	m.docs = map[string]store.Info{}
+	for _, name := range documents {
+		info, found, err := m.c.head(ctx, m.key(name))
+		if err != nil {
+			return err
+		}
+		if found {
+			m.docs[name] = info
+		}
+	}
+	return nil
+}
+
+func (m *monolith) etags() map[string]string {
+	etags := map[string]string{}
+	for name, info := range m.docs {
+		etags[name] = info.ETag
+	}
+	return etags
+}
+
+// draft is a document that is being made.
+type draft struct {
+	file *os.File
+	size int64
+	sum  interface {
+		io.Writer
+		Sum(b []byte) []byte
+	}
+	err error
+}
+
+func newDraft(dir string) (*draft, error) {
+	f, err := os.CreateTemp(dir, "document-")
+	if err != nil {
+		return nil, err
+	}
+	return &draft{file: f, sum: sha256.New()}, nil
+}
+
+func (d *draft) Write(p []byte) (int, error) {
+	n, err := d.file.Write(p)
+	d.size += int64(n)
+	d.sum.Write(p[:n])
+	return n, err
+}
+
+func (d *draft) sha256() string { return hex.EncodeToString(d.sum.Sum(nil)) }
+
+func (d *draft) remove() {
+	if d != nil {
+		_ = d.file.Close()
+		_ = os.Remove(d.file.Name())
+	}
+}
+
+// repodata makes repodata.json and its .zst. found is what the document has and the shards do not, where that may be.
+func (m *monolith) repodata(ctx context.Context, d *delta) (doc, zst *draft, found *findings, err error) {
+	if doc, err = newDraft(m.dir); err != nil {
+		return nil, nil, nil, err
+	}
+	if zst, err = newDraft(m.dir); err != nil {
+		doc.remove()
+		return nil, nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			doc.remove()
+			zst.remove()
+			found.close()
+		}
+	}()
+	e, err := zstd.NewWriter(zst, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(4<<20))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer e.Close()
+	g := &merging{delta: d, listRemoved: true, settle: settleRecord}
+	for in := range d.adds {
+		if _, ok := in.v3(); ok {
+			g.info = announceV3
+		}
+	}
+	if m.full {
+		found = newFindings(m.dir)
+		g.unchanged, g.listed = found.record, found.listed
+	}
+	if err := m.merge(ctx, g, repodataName, m.emptyRepodata(), io.MultiWriter(doc, e)); err != nil {
+		return nil, nil, nil, err
+	}
+	return doc, zst, found, e.Close()
+}
+
+// runExports makes run_exports.json (CEP 12).
+func (m *monolith) runExports(ctx context.Context, d *delta) (*draft, error) {
+	f, err := newDraft(m.dir)
+	if err != nil {
+		return nil, err
+	}
+	info, err := encodeJSON(map[string]any{"subdir": m.s.name, "version": 0})
+	if err != nil {
+		return nil, err
+	}
+	empty := `{"info":` + string(info) + `,"packages":{},"packages.conda":{}}`
+	if err := m.merge(ctx, &merging{delta: d, settle: settleRunExports}, runExportsName, empty, f); err != nil {
+		f.remove()
+		return nil, err
+	}
+	return f, nil
+}
+
+// merge reads a document from the store, or empty where there is none, and writes it with what changes.
+func (m *monolith) merge(ctx context.Context, g *merging, name, empty string, out io.Writer) error {
+	var in io.Reader = strings.NewReader(empty)
+	if have, ok := m.docs[name]; ok && have.Size > 0 {
+		r, info, err := m.c.store.Get(ctx, m.key(name))
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", m.key(name), err)
+		}
+		defer r.Close()
+		if info.ETag != have.ETag {
+			return errMoved
+		}
+		in = &reading{r: r, key: m.key(name)}
+	}
+	pieces := walk(in)
+	if m.sort {
+		pieces = sorted(m.dir, pieces)
+	}
+	err := g.merge(pieces, out)
+	if err == nil || errors.Is(err, errUnsorted) || isReading(err) || ctx.Err() != nil {
+		return err
+	}
+	return &Malformed{Key: m.key(name), Err: err}
+}
+
+var errMoved = errors.New("somebody else wrote it meanwhile")
+
+// sorted gives a document's pieces with each section's records in order.
+func sorted(dir string, in iter.Seq2[piece, error]) iter.Seq2[piece, error] {
+	return func(yield func(piece, error) bool) {
+		var records *spill
+		defer func() {
+			if records != nil {
+				records.close()
+			}
+		}()
+		for p, err := range in {
+			if err == nil && p.kind == record {
+				if err = records.add(p.key, p.raw); err == nil {
+					continue
+				}
+			}
+			if err != nil {
+				yield(p, err)
+				return
+			}
+			switch p.kind {
+			case opened:
+				records = newSpill(dir, room)
+			case closed:
+				for e, err := range records.all() {
+					if !yield(piece{kind: record, section: p.section, member: jsonMember(e.key, e.value)}, err) || err != nil {
+						return
+					}
+				}
+				records.close()
+				records = nil
+			}
+			if !yield(p, nil) {
+				return
+			}
+		}
+	}
+}
+
+// emptyRepodata is what a subdir begins with (CEP 36). Where the shards' base_url says that packages are elsewhere, so does
+// it (CEP 15).
+func (m *monolith) emptyRepodata() string {
+	info, version := map[string]any{"subdir": m.s.name}, 1
+	if u, ok := lookup(m.index.info, "base_url"); ok {
+		if t, _, err := text(u.raw); err == nil && len(t) > 0 {
+			info["base_url"], version = string(t), 2
+		}
+	}
+	raw, _ := encodeJSON(info) // strings always encode
+	return fmt.Sprintf(`{"info":%s,"packages":{},"packages.conda":{},"removed":[],"repodata_version":%d}`, raw, version)
+}
+
+// put replaces a document, unless it is that already. won is false if somebody was first.
+func (m *monolith) put(ctx context.Context, name string, d *draft, o store.PutOptions) (etag string, won bool, err error) {
+	have, ok := m.docs[name]
+	sum := d.sha256()
+	if ok && have.Size == d.size {
+		if now, _, found, err := m.c.objectDigest(ctx, m.key(name)); err != nil {
+			return "", false, err
+		} else if found && now == sum {
+			info, found, err := m.c.head(ctx, m.key(name))
+			return info.ETag, found && info.ETag == have.ETag, err
+		}
+	}
+	o = over(o, have.ETag)
+	o.SHA256 = sum
+	info, err := m.c.store.Put(ctx, m.key(name), d.file, d.size, o)
+	if errors.Is(err, store.ErrPrecondition) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("writing %s: %w", m.key(name), err)
+	}
+	m.written = true
+	return info.ETag, true, nil
+}
+
+// putZst writes the .zst of the repodata.json with this ETag.
+//
+// It reads the ETag of the .zst, then that of repodata.json, then writes the .zst over exactly the state that it saw. Let
+// the last write of repodata.json be at t0, by A. A writes the .zst after t0, or leaves it because it is that already, at a
+// t1. A write of the .zst by any B after t1 is over the state of t1 or a later one, so that B saw it after t0, read
+// repodata.json's ETag later still, and writes only if that is the one that its .zst is of: the last. So from t1 on the
+// .zst holds the last repodata.json.
+func (m *monolith) putZst(ctx context.Context, zst *draft, etag string) (_ string, won bool, err error) {
+	for a := m.c.attempts(); ; {
+		if !a.next(ctx) {
+			return "", false, fmt.Errorf("writing %s: %w", m.key(zstName), a.err)
+		}
+		old, found, err := m.c.head(ctx, m.key(zstName))
+		if err != nil {
+			return "", false, err
+		}
+		delete(m.docs, zstName)
+		if found {
+			m.docs[zstName] = old
+		}
+		now, _, err := m.c.head(ctx, m.key(repodataName))
+		if err != nil || now.ETag != etag {
+			return "", false, err
+		}
+		if etag, won, err := m.put(ctx, zstName, zst, asZst); won || err != nil {
+			return etag, won, err
+		}
+	}
+}
+
+// reading marks the errors of a store's reader, which are not the document's.
+type reading struct {
+	r   io.Reader
+	key string
+}
+
+type readError struct{ err error }
+
+func (e *readError) Error() string { return e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }
+
+func (r *reading) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = &readError{fmt.Errorf("reading %s: %w", r.key, err)}
+	}
+	return n, err
+}
+
+func isReading(err error) bool { _, ok := errors.AsType[*readError](err); return ok }
+
+// announceV3 has info name the revision v3 (CEP 48). Counts that others put there are dropped: they would be wrong now.
+func announceV3(raw []byte) ([]byte, error) {
+	info, err := splitObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	revisions, _ := lookup(info, "repodata_revisions")
+	all := map[string]map[string]json.RawMessage{}
+	if revisions.raw != nil {
+		if err := json.Unmarshal(revisions.raw, &all); err != nil {
+			return nil, fmt.Errorf("repodata_revisions: %w", err)
+		}
+	}
+	if all[v3] == nil {
+		all[v3] = map[string]json.RawMessage{}
+	}
+	for _, count := range []string{"n_packages", "newest", "oldest"} {
+		delete(all[v3], count)
+	}
+	value, err := encodeJSON(all)
+	if err != nil {
+		return nil, err
+	}
+	return setJSON(raw, info, "repodata_revisions", value), nil
+}
