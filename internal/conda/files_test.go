@@ -107,10 +107,6 @@ func TestReadInfoRefuses(t *testing.T) {
 		code string
 	}{
 		"another case": {map[string][]byte{"About.json": []byte("{}"), "about.json": nil}, "about.json", conda.CodeDuplicateEntry},
-		"too large":    {map[string][]byte{"x": make([]byte, 32<<20+1)}, "x", conda.CodeBomb},
-		"all too large": {map[string][]byte{
-			"r/1": make([]byte, 30<<20), "r/2": make([]byte, 30<<20), "r/3": make([]byte, 30<<20), "r/4": make([]byte, 30<<20), "r/5": make([]byte, 30<<20),
-		}, "r/", conda.CodeBomb},
 	} {
 		s.Info = c.info
 		if _, err := readInfo(t, s.Filename(), build(t, s), c.want, "none"); code(err) != c.code {
@@ -245,7 +241,7 @@ func FuzzReadInfo(f *testing.F) {
 		f.Add(b, format == conda.Conda)
 	}
 	for _, b := range condatest.Bad() {
-		if len(b.Bytes) < 20_000 {
+		if len(b.Bytes) < 20_000 && b.Code != conda.CodeBomb { // bombs take their time
 			f.Add(b.Bytes, strings.HasSuffix(b.Filename, ".conda"))
 		}
 	}

@@ -92,6 +92,34 @@ func TestReadTarBoundsEntries(t *testing.T) {
 	wantCode(t, "too many", err, CodeBomb)
 }
 
+func TestWantedIsBounded(t *testing.T) {
+	t.Parallel()
+	reg := func(name string, size int64) tar.Header {
+		return tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size}
+	}
+	for what, c := range map[string]struct {
+		left  int64
+		files []tar.Header
+		code  string
+	}{
+		"fits":                 {100, []tar.Header{reg("info/x", 50), reg("info/r/1", 50)}, ""},
+		"one too many":         {99, []tar.Header{reg("info/x", 50), reg("info/r/1", 50)}, CodeBomb},
+		"what nobody wants":    {10, []tar.Header{reg("info/y", 50), reg("info/q/1", 50)}, ""},
+		"a file too large":     {maxWanted, []tar.Header{reg("info/x", maxFile+1)}, CodeBomb},
+		"a file in r/ as well": {maxWanted, []tar.Header{reg("info/r/1", maxFile+1)}, CodeBomb},
+		"x is a link":          {100, []tar.Header{{Typeflag: tar.TypeSymlink, Name: "info/x", Linkname: "y"}}, CodeInfoInvalid},
+		"a link in r/":         {100, []tar.Header{{Typeflag: tar.TypeSymlink, Name: "info/r/x", Linkname: "y"}}, ""},
+		"X":                    {100, []tar.Header{reg("info/X", 1)}, CodeInfoInvalid},
+	} {
+		w, err := wants([]string{"x", "r/"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.left = c.left
+		wantCode(t, what, readTar(t.Context(), bytes.NewReader(tarOf(t, c.files...)), 1<<30, w), c.code)
+	}
+}
+
 // frame is a zstd frame (RFC 8878, section 3.1.1) of b, raw, that asks for a window of 1<<log bytes.
 func frame(b []byte, log int) []byte {
 	out := binary.LittleEndian.AppendUint32(nil, 0xfd2fb528)
