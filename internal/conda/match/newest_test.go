@@ -257,3 +257,20 @@ func TestNewestErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestNewestArchives: what stands in for records with features is the .conda of a pair, whichever comes first.
+func TestNewestArchives(t *testing.T) {
+	t.Parallel()
+	pair := []Record{
+		{Key: "m-1-0.tar.bz2", Name: "m", Version: "1", Build: "0"}, {Key: "m-1-0.conda", Name: "m", Version: "1", Build: "0"},
+		{Key: "m-2-0.conda", Name: "m", Version: "2", Build: "0", Features: true},
+	}
+	for range 2 {
+		var n int
+		want := []string{"m-1-0.conda", "m-2-0.conda"}
+		if diff := cmp.Diff(want, selectKeys(t, Source{Records: counted(pair, &n)})); diff != "" {
+			t.Error(diff)
+		}
+		pair[0], pair[1] = pair[1], pair[0]
+	}
+}
