@@ -80,12 +80,12 @@ func (x indexer) indexes(t *testing.T, channel string, ours view) {
 	expect(t, differ(ours, theirs), x.known)
 	rattlerSees(t, dir, theirs)
 	if x.name == "conda-index" {
-		runExports(t, dir, ours)
+		runExports(t, dir, channel, ours)
 	}
 }
 
-// runExports: what conda-index finds in the packages is what Hallmark has in its shards.
-func runExports(t *testing.T, dir string, ours view) {
+// runExports: what conda-index finds in the packages is what Hallmark has in its shards and its run_exports.json.
+func runExports(t *testing.T, dir, channel string, ours view) {
 	found := 0
 	for _, sub := range subdirs(t, dir) {
 		var doc fields
@@ -97,6 +97,13 @@ func runExports(t *testing.T, dir string, ours view) {
 			if d := cmp.Diff(entry["run_exports"], ours.shards[sub+"/"+file]["run_exports"]); d != "" {
 				t.Errorf("%s: %s", file, d)
 			}
+		}
+		var own fields
+		if err := json.Unmarshal(read(t, filepath.Join(channel, sub, "run_exports.json")), &own); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(packagesOf(doc), packagesOf(own)); d != "" {
+			t.Errorf("%s: the two run_exports.json differ: %s", sub, d)
 		}
 	}
 	if found != len(ours.shards) {
@@ -144,13 +151,12 @@ func TestReadersOfChannelsOfOthers(t *testing.T) {
 	}
 	for _, x := range []struct {
 		indexer
-		shards bool                  // it writes shards
-		heals  map[difference]string // what publishing again what was there before adds
+		heals map[difference]string // what publishing again what was there before adds
 	}{
-		{indexer{name: "rattler", run: rattlerIndex(`{}`)}, true, nil},
-		{indexer{name: "rattler without shards", run: rattlerIndex(`{"write_shards": false}`)}, false, nil},
-		{indexer{name: "conda-index", run: condaIndex("--zst", "--write-shards")}, true, everywhere(healed)},
-		{indexer{name: "conda-index without shards", run: condaIndex()}, false, nil},
+		{indexer{name: "rattler", run: rattlerIndex(`{}`)}, nil},
+		{indexer{name: "rattler without shards", run: rattlerIndex(`{"write_shards": false}`)}, nil},
+		{indexer{name: "conda-index", run: condaIndex("--zst", "--write-shards")}, everywhere(healed)},
+		{indexer{name: "conda-index without shards", run: condaIndex()}, healed},
 	} {
 		for _, mixed := range []bool{false, true} {
 			name, there := "first "+x.name+", then Hallmark", foreigners
@@ -189,7 +195,7 @@ func TestReadersOfChannelsOfOthers(t *testing.T) {
 				if len(after.json) != foreigners+len(signed) {
 					t.Errorf("%d records in repodata.json, want %d", len(after.json), foreigners+len(signed))
 				}
-				for i, s := range signed {
+				for _, s := range signed {
 					key := s.Subdir + "/" + s.Filename()
 					side := read(t, filepath.Join(p.channel, filepath.FromSlash(key)+".sigs"))
 					if n := len(bundles(t, side)); n != 1 {
@@ -198,17 +204,13 @@ func TestReadersOfChannelsOfOthers(t *testing.T) {
 					if want := "0x" + hexSHA256(side); after.shards[key]["attestations_sha256"] != want {
 						t.Errorf("%s: the shard advertises %v, not %s", key, after.shards[key]["attestations_sha256"], want)
 					}
-					if mixed && !x.shards && i < early {
-						continue // signed before, and skipped now, since the shards, which this indexer leaves as they are, tell so
-					}
 					for form, records := range map[string]map[string]fields{"repodata.json": after.json, ".zst": after.zst} {
 						if records[key]["attestations_sha256"] != hexSHA256(side) {
 							t.Errorf("%s: %s advertises %v", key, form, records[key]["attestations_sha256"])
 						}
 					}
 				}
-				// An indexer that writes no shards beside shards that are there hides its own packages from those who read shards.
-				if (x.shards || !mixed) && len(after.shards) != len(after.json) {
+				if len(after.shards) != len(after.json) {
 					t.Errorf("%d records in shards, %d in repodata.json", len(after.shards), len(after.json))
 				}
 				rattlerSees(t, p.channel, after)
