@@ -228,7 +228,7 @@ func numbers(list string) ([]int, error) {
 
 // clear removes the folder with what this program has put there.
 func clear(dir string) error {
-	for _, name := range []string{"channel", "additions", "scripts", "made", "repodata.json", "s3", "s3-server"} {
+	for _, name := range []string{"channel", "additions", "scripts", "made", "repodata.json", "s3", "s3-server", "part"} {
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return err
 		}

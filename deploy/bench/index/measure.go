@@ -66,6 +66,9 @@ func runMeasured(ctx context.Context, report string, argv []string) error {
 	if len(argv) == 0 {
 		return fmt.Errorf("nothing to measure")
 	}
+	if _, err := openFiles(); err != nil {
+		return err
+	}
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 10 * time.Second

@@ -25,6 +25,7 @@ type Synth struct {
 	names  []string // sorted
 	counts []int    // of records, by name
 	upTo   []int    // the sum of counts up to and with the name
+	lo, hi int      // the names whose records are given
 }
 
 // NewSynth returns a channel of so many records of so many names, at least one a name.
@@ -32,7 +33,7 @@ func NewSynth(records, names int, seed uint64) (*Synth, error) {
 	if names < 1 || records < names {
 		return nil, fmt.Errorf("%d records of %d names: every name needs one", records, names)
 	}
-	s := &Synth{seed: seed, names: makeNames(names, seed)}
+	s := &Synth{seed: seed, names: makeNames(names, seed), hi: names}
 	var sum float64
 	for rank := range names {
 		sum += 1 / float64(rank+flatten)
@@ -63,6 +64,19 @@ func (s *Synth) random(what, i uint64) *rand.Rand {
 	return rand.New(rand.NewPCG(s.seed^what<<32, i))
 }
 
+// parts gives the records in so many parts, by name.
+func (s *Synth) parts(n int) iter.Seq[*Synth] {
+	return func(yield func(*Synth) bool) {
+		for i := range n {
+			part := *s
+			part.lo, part.hi = len(s.names)*i/n, len(s.names)*(i+1)/n
+			if !yield(&part) {
+				return
+			}
+		}
+	}
+}
+
 // Count is the number of records.
 func (s *Synth) Count() int { return s.upTo[len(s.upTo)-1] }
 
@@ -77,7 +91,7 @@ func (s *Synth) Records(conda bool) iter.Seq[Record] {
 	return func(yield func(Record) bool) {
 		var buf []byte
 		var builds []build
-		for i := range s.names {
+		for i := s.lo; i < s.hi; i++ {
 			builds = s.builds(builds[:0], i)
 			slices.SortFunc(builds, func(a, b build) int { return strings.Compare(a.filename, b.filename) })
 			r := s.random(0x7265636f, uint64(i))

@@ -67,7 +67,8 @@ func hallmark(self, location string, env []string, d Directory, o options) *tool
 		name: "hallmark", reset: d.Reset, place: d.placeAdditions, result: d,
 		notes: []string{
 			"hallmark reads the new packages' records from a list, as they come from its hash stage; the peers read the packages, which are small here",
-			"hallmark flushes each file and its folder to disk (fsync); the peers flush nothing",
+			"hallmark flushes each file and its folder to disk (fsync); rattler flushes nothing, conda-index its cache alone, package by package",
+			"hallmark's catch up writes run_exports.json too, which the peers do not; the files in which it puts documents together are in its bytes",
 		},
 		prepare: func(ctx context.Context) (Usage, error) {
 			u, _, err := run(ctx, "adopt", -1)
@@ -129,7 +130,7 @@ func peers(ctx context.Context, p *python, d Directory, s *Synth) (list []*tool,
 		return nil, []string{fmt.Sprintf("no peers: %v", err)}, nil
 	}
 	if p.has(ctx, "rattler.index") {
-		list = append(list, p.rattler(ctx, d))
+		list = append(list, p.rattler(ctx, d, s))
 	} else {
 		missing = append(missing, "rattler: py-rattler is not installed")
 	}
@@ -152,7 +153,7 @@ func peers(ctx context.Context, p *python, d Directory, s *Synth) (list []*tool,
 }
 
 // rattler is rattler's indexer.
-func (p *python) rattler(ctx context.Context, d Directory) *tool {
+func (p *python) rattler(ctx context.Context, d Directory, s *Synth) *tool {
 	index := func(ctx context.Context, zst string) (Usage, error) {
 		return p.run(ctx, "index_rattler.py", d.channel(), subdir, zst)
 	}
@@ -160,17 +161,51 @@ func (p *python) rattler(ctx context.Context, d Directory) *tool {
 		name: "rattler " + p.version(ctx, "py-rattler"), reset: d.Reset, place: d.placeAdditions, result: d,
 		notes: []string{
 			"rattler has no way to leave out repodata.json; update is without its .zst, which takes it longest",
+			"rattler opens all shards of a new channel at once; where the machine does not allow so many files, they are made in parts, which \"index all\" does not count",
 			"rattler's listing of the folder is in no byte count: it would be 1,000 keys a request on S3",
 			"only the new packages have sidecars; rattler reads two files for each sidecar that the channel has, every time",
 		},
-		idle:    func(ctx context.Context) (Usage, error) { return p.run(ctx, "index_rattler.py") },
-		prepare: func(ctx context.Context) (Usage, error) { return index(ctx, "nozst") },
+		idle: func(ctx context.Context) (Usage, error) { return p.run(ctx, "index_rattler.py") },
+		prepare: func(ctx context.Context) (Usage, error) {
+			if err := p.shardInParts(ctx, d, s); err != nil {
+				return Usage{}, err
+			}
+			return index(ctx, "nozst")
+		},
 		update: func(ctx context.Context, _ int) (Usage, *Calls, error) {
 			u, err := index(ctx, "nozst")
 			return u, nil, err
 		},
 		all: func(ctx context.Context) (Usage, error) { return index(ctx, "zst") },
 	}
+}
+
+// shardInParts makes rattler's shards of a part of the names at a time, where the machine does not allow a file for each to be
+// open at once. A shard is of one name, so these are the shards of the whole.
+func (p *python) shardInParts(ctx context.Context, d Directory, s *Synth) error {
+	most, err := openFiles()
+	if err != nil {
+		return err
+	}
+	const others = 1000
+	n := (len(s.names) + others) / max(1, most-others)
+	if n == 0 {
+		return nil
+	}
+	part := Directory{d.in("part")}
+	for half := range s.parts(n + 1) {
+		if err := cmpErr(os.RemoveAll(part.root), part.Make(ctx, half, "")); err != nil {
+			return err
+		}
+		if err := cmpErr(part.Reset(ctx), os.MkdirAll(d.sub("shards"), 0o755), os.Symlink(d.sub("shards"), part.sub("shards"))); err != nil {
+			return err
+		}
+		say("rattler: making the shards of %d names", half.hi-half.lo)
+		if _, err := p.run(ctx, "index_rattler.py", part.channel(), subdir, "nozst"); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(part.root)
 }
 
 // condaIndex is conda-index, with the records in its cache already: it reads new packages only.
