@@ -133,7 +133,7 @@ func (o order) publish(ctx context.Context, c *channel.Channel, batch []pack, do
 	g.SetLimit(8)
 	for i, p := range batch {
 		g.Go(func() error {
-			return again(&outages[i], func() (err error) {
+			return retry(&outages[i], func() (err error) {
 				entries[i], err = p.upload(ctx2, c, o.Writer)
 				return err
 			})
@@ -147,7 +147,7 @@ func (o order) publish(ctx context.Context, c *channel.Channel, batch []pack, do
 	}
 	done.Packages += len(batch)
 	done.Updates++
-	return again(&done.Outages, func() error {
+	return retry(&done.Outages, func() error {
 		n, refused, err := c.Update(ctx, subdir, entries)
 		done.Changed += n
 		return errors.Join(append(refused, err)...)
@@ -155,13 +155,13 @@ func (o order) publish(ctx context.Context, c *channel.Channel, batch []pack, do
 }
 
 func (o order) monolith(ctx context.Context, c *channel.Channel, done *outcome) error {
-	return again(&done.Outages, func() error {
+	return retry(&done.Outages, func() error {
 		_, err := c.Monolith(ctx, subdir)
 		return err
 	})
 }
 
-func again(outages *int, f func() error) error {
+func retry(outages *int, f func() error) error {
 	for {
 		err := f()
 		if _, transient := store.Transient(err); err == nil || !transient {

@@ -132,3 +132,5 @@ func packOf(file string) (pack, bool) {
 	}
 	return pack{}, false
 }
+
+func hexBytes(s string) ([]byte, error) { return hex.DecodeString(s) }

@@ -17,9 +17,6 @@ func TestWritersS3(t *testing.T) {
 	t.Parallel()
 	server := storetest.StartS3(t)
 	p := plan{Writers: 8, Packages: number(t, "HALLMARK_WRITERS", 1000), Least: 50, Most: 200, Seed: chance(t)}
-	if p.Packages < 5000 { // as many turns for everybody, with fewer packages
-		p.Least, p.Most = 40, 80
-	}
 	n := newNetwork(t, server, p.Seed)
 	const prefix = "c"
 	cmds, outs := make([]*exec.Cmd, p.Writers), make([]bytes.Buffer, p.Writers)
@@ -31,7 +28,7 @@ func TestWritersS3(t *testing.T) {
 		}
 		switch w % 4 {
 		case 1:
-			o.Small, o.Monolith = -1, 2
+			o.Small, o.Monolith = -1, 1
 		case 2:
 			o.Small = -1
 		}

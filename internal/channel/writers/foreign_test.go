@@ -1,0 +1,327 @@
+package writers_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"testing"
+
+	"github.com/hallmark-attest/hallmark/internal/channel"
+	"github.com/klauspost/compress/zstd"
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+// foreign is another indexer. What it does is one step: it holds its If-Match by doing so.
+type foreign struct {
+	m *memory
+
+	adds, hotfixes, removes pack
+}
+
+var hotfixed = []string{"hotfixed >=7"}
+
+func (f foreign) must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// repodata replaces repodata.json, and its .zst too where it is one that knows of it.
+func (f foreign) repodata(withZst bool) {
+	raw, err := f.m.get(subdir + "/repodata.json")
+	if err != nil {
+		raw = []byte(`{"info":{"subdir":"linux-64"},"packages":{},"packages.conda":{},"removed":[],"repodata_version":1}`)
+	}
+	var top map[string]any
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	f.must(dec.Decode(&top))
+	records := top["packages.conda"].(map[string]any)
+	var added any
+	f.must(json.Unmarshal(f.adds.record(), &added))
+	records[f.adds.File] = added
+	if r, ok := records[f.hotfixes.File].(map[string]any); ok {
+		r["depends"] = hotfixed
+	}
+	delete(records, f.removes.File)
+	removed, _ := top["removed"].([]any)
+	top["removed"] = append(removed, f.removes.File)
+	b, err := json.MarshalIndent(top, "", "  ")
+	f.must(err)
+	f.m.set(subdir+"/"+f.adds.File, f.adds.bytes())
+	f.m.set(subdir+"/repodata.json", b)
+	if withZst {
+		f.m.set(subdir+"/repodata.json.zst", compressed(b))
+	}
+}
+
+// shards replaces the shards of the three names and their index.
+func (f foreign) shards() {
+	raw, err := f.m.get(subdir + "/repodata_shards.msgpack.zst")
+	if err != nil {
+		f.repodata(true) // there are none yet
+		return
+	}
+	index := f.unpacked(raw)
+	info, shards := index["info"].(map[string]any), index["shards"].(map[string]any)
+	key := func(h string) string { return path.Join(subdir, info["shards_base_url"].(string), h+".msgpack.zst") }
+	edit := func(name string, change func(s map[string]any)) {
+		s := map[string]any{"packages": map[string]any{}, "packages.conda": map[string]any{}, "removed": []any{}}
+		if h, ok := shards[name]; ok {
+			b, err := f.m.get(key(fmt.Sprintf("%x", h)))
+			f.must(err)
+			s = f.unpacked(b)
+		}
+		change(s)
+		b, err := msgpack.Marshal(s)
+		f.must(err)
+		b = compressed(b)
+		d := digest(b)
+		f.m.set(key(d), b)
+		h, err := hexBytes(d)
+		f.must(err)
+		shards[name] = h
+	}
+	edit(f.adds.Name, func(s map[string]any) {
+		var r map[string]any
+		f.must(json.Unmarshal(f.adds.record(), &r))
+		for _, k := range []string{"sha256", "md5"} {
+			b, err := hexBytes(r[k].(string))
+			f.must(err)
+			r[k] = b
+		}
+		for _, k := range []string{"size", "timestamp", "build_number"} {
+			r[k] = int64(r[k].(float64))
+		}
+		s["packages.conda"].(map[string]any)[f.adds.File] = r
+	})
+	edit(f.hotfixes.Name, func(s map[string]any) {
+		s["packages.conda"].(map[string]any)[f.hotfixes.File].(map[string]any)["depends"] = hotfixed
+	})
+	edit(f.removes.Name, func(s map[string]any) {
+		delete(s["packages.conda"].(map[string]any), f.removes.File)
+		s["removed"] = append(s["removed"].([]any), f.removes.File)
+	})
+	b, err := msgpack.Marshal(index)
+	f.must(err)
+	f.m.set(subdir+"/"+f.adds.File, f.adds.bytes())
+	f.m.set(subdir+"/repodata_shards.msgpack.zst", compressed(b))
+}
+
+func (f foreign) unpacked(b []byte) (v map[string]any) {
+	raw, err := unzstd(b)
+	f.must(err)
+	f.must(msgpack.Unmarshal(raw, &v))
+	return v
+}
+
+func compressed(b []byte) []byte {
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		panic(err)
+	}
+	defer e.Close()
+	return e.EncodeAll(b, nil)
+}
+
+// scene is a channel, and what one of our writers does while somebody else comes between.
+type scene struct {
+	t    *testing.T
+	m    *memory
+	warm *channel.Channel // has published what is there
+
+	ours    map[string]int // bundles by file
+	foreign foreign
+}
+
+var (
+	old   = []pack{newPack("a", "1", ".conda"), newPack("a", "2", ".conda"), newPack("b", "1", ".conda"), newPack("c", "1", ".conda")}
+	fresh = []pack{newPack("a", "3", ".conda"), newPack("d", "1", ".conda")}
+	again = old[2] // gets a second bundle
+)
+
+func newScene(t *testing.T, small int64, f foreign) *scene {
+	s := &scene{t: t, m: newMemory(), ours: map[string]int{}, foreign: f}
+	s.foreign.m = s.m
+	s.warm = channel.New(s.m, channel.Options{Small: small})
+	s.publish(s.warm, 0, old...)
+	s.monolith(s.warm)
+	return s
+}
+
+// publish puts packages into the channel. That one was removed meanwhile is no failure.
+func (s *scene) publish(c *channel.Channel, bundle int, packs ...pack) {
+	s.t.Helper()
+	var entries []channel.Entry
+	for _, p := range packs {
+		e, err := p.upload(s.t.Context(), c, bundle)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.ours[p.File]++
+		entries = append(entries, e)
+	}
+	s.update(c, entries)
+}
+
+func (s *scene) update(c *channel.Channel, entries []channel.Entry) {
+	s.t.Helper()
+	_, refused, err := c.Update(s.t.Context(), subdir, entries)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, err := range refused {
+		if _, removed := errors.AsType[*channel.Removed](err); err != nil && !removed {
+			s.t.Error(err)
+		}
+	}
+}
+
+func (s *scene) monolith(c *channel.Channel) bool {
+	s.t.Helper()
+	written, err := c.Monolith(s.t.Context(), subdir)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return written
+}
+
+// settled is what must be so in the end. inShards says where the foreign writer has been.
+func (s *scene) settled(inShards bool) {
+	t := s.t
+	t.Helper()
+	s.m.before = nil
+	s.monolith(channel.New(s.m, channel.Options{}))
+	before := s.m.state()
+	if s.monolith(channel.New(s.m, channel.Options{})) {
+		t.Error("the documents were written twice")
+	}
+	if now := s.m.state(); !maps.Equal(before, now) {
+		t.Errorf("a merge of what has been merged writes something: %d objects, %d before", len(now), len(before))
+	}
+	rows, shardsRemoved, err := loadShards(s.m.get, map[string]shardOf{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, raw, err := loadDocument(s.m.get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if z, err := s.m.get(subdir + "/repodata.json.zst"); err != nil {
+		t.Error(err)
+	} else if z, err = unzstd(z); err != nil || !bytes.Equal(z, raw) {
+		t.Errorf("repodata.json.zst is not that of repodata.json (%v)", err)
+	}
+	f := s.foreign
+	want := []string{f.adds.File}
+	for file := range s.ours {
+		if file != f.removes.File {
+			want = append(want, file)
+		}
+	}
+	slices.Sort(want)
+	for what, have := range map[string]map[string]row{"the shards": rows, "repodata.json": doc.rows} {
+		if got := slices.Sorted(maps.Keys(have)); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+		for file, r := range have {
+			if p, _ := packOf(file); r.SHA256 != digest(p.bytes()) {
+				t.Errorf("%s in %s has sha256 %s", file, what, r.SHA256)
+			}
+			if s.ours[file] == 0 {
+				continue
+			}
+			sigs, err := s.m.get(subdir + "/" + file + ".sigs")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bundles, err := elements(sigs); err != nil || len(bundles) != s.ours[file] || r.Attestations != digest(sigs) {
+				t.Errorf("%s in %s advertises %s; its sidecar is %s, with %d bundles (%v)", file, what, r.Attestations, digest(sigs), len(bundles), err)
+			}
+		}
+	}
+	for what, list := range map[string][]string{"the shards": shardsRemoved, "repodata.json": doc.removed} {
+		if !slices.Equal(list, []string{f.removes.File}) {
+			t.Errorf("%s: removed %q, want %q", what, list, f.removes.File)
+		}
+	}
+	if inShards && !slices.Equal(rows[f.hotfixes.File].Depends, hotfixed) {
+		t.Errorf("the hotfix is gone from the shards: %q", rows[f.hotfixes.File].Depends)
+	}
+	if !slices.Equal(doc.rows[f.hotfixes.File].Depends, hotfixed) {
+		t.Errorf("the hotfix is gone from repodata.json: %q", doc.rows[f.hotfixes.File].Depends)
+	}
+}
+
+// TestForeignWriter has another indexer come between any two operations of ours.
+func TestForeignWriter(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]foreign{
+		"Others":  {adds: newPack("x", "1", ".conda"), hotfixes: old[0], removes: old[3]},
+		"Ours":    {adds: newPack("a", "9", ".conda"), hotfixes: again, removes: old[1]}, // in the shards that we are about to change
+		"OneName": {adds: newPack("a", "9", ".conda"), hotfixes: old[0], removes: old[1]},
+	} {
+		for _, where := range []string{"Repodata", "RepodataAndZst", "Shards"} {
+			act := func(s *scene) func() {
+				return func() {
+					if where == "Shards" {
+						s.foreign.shards()
+					} else {
+						s.foreign.repodata(where == "RepodataAndZst")
+					}
+				}
+			}
+			for _, memory := range []string{"Warm", "Cold"} {
+				open := func(s *scene, small int64) *channel.Channel {
+					if memory == "Warm" {
+						return s.warm
+					}
+					return channel.New(s.m, channel.Options{Small: small})
+				}
+				t.Run(name+where+memory, func(t *testing.T) {
+					t.Parallel()
+					for run, small := range map[string]int64{"UpdateAtOnce": 0, "UpdateThenMonolith": -1, "Monolith": -1} {
+						t.Run(run, func(t *testing.T) {
+							for n, ended := 0, false; !ended; n++ {
+								s := newScene(t, small, f)
+								c := open(s, small)
+								var entries []channel.Entry
+								for i, p := range append(slices.Clone(fresh), again) {
+									e, err := p.upload(t.Context(), c, i/len(fresh))
+									if err != nil {
+										t.Fatal(err)
+									}
+									s.ours[p.File]++
+									entries = append(entries, e)
+								}
+								if run == "Monolith" {
+									s.update(c, entries)
+								}
+								at := s.m.interrupt(n, act(s))
+								if run == "Monolith" {
+									s.monolith(c)
+								} else {
+									s.update(c, entries)
+								}
+								if ended = at() == ""; ended {
+									act(s)()
+								}
+								s.settled(where == "Shards")
+								if t.Failed() {
+									t.Fatalf("interrupted before operation %d, %s", n, at())
+								}
+								if n > 500 {
+									t.Fatal("it never ends")
+								}
+							}
+						})
+					}
+				})
+			}
+		}
+	}
+}
