@@ -82,7 +82,11 @@ func (c *Channel) foundNoarch(ctx context.Context, subdir string) error {
 			return err
 		}
 		if !found {
-			if err := c.update(ctx, c.subdir(noarch), nil); err != nil {
+			err := c.update(ctx, c.subdir(noarch), nil)
+			if err == nil { // whatever Options.Small says: nobody else would call it for noarch
+				_, err = c.Monolith(ctx, noarch)
+			}
+			if err != nil {
 				return fmt.Errorf("creating an empty %s: %w", noarch, err)
 			}
 		}
