@@ -54,6 +54,7 @@ var (
 	asRepodata = store.PutOptions{ContentType: typeJSON, CacheControl: cacheMinute}
 	asZst      = store.PutOptions{ContentType: typeZstd, CacheControl: cacheMinute}
 	asBase     = store.PutOptions{ContentType: typeZstd, CacheControl: cacheNever}
+	asUnused   = store.PutOptions{ContentType: typeJSON, CacheControl: cacheNever}
 	asIndex    = store.PutOptions{ContentType: typeZstd, CacheControl: cacheMinute}
 	asShard    = store.PutOptions{IfNoneMatch: true, ContentType: typeZstd, CacheControl: cacheForever}
 )

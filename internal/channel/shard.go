@@ -183,6 +183,12 @@ type hash [32]byte
 
 func (h hash) String() string { return hex.EncodeToString(h[:]) }
 
+// parseHash reads what isDigest says to be one.
+func parseHash(s string) (h hash) {
+	_, _ = hex.Decode(h[:], []byte(s))
+	return h
+}
+
 // shardIndex is a repodata_shards.msgpack.zst. It is never changed.
 type shardIndex struct {
 	etag   string
@@ -267,11 +273,7 @@ func (x *shardIndex) parseNames(raw []byte) (err error) {
 		if err != nil || !isDigest(d) {
 			return fmt.Errorf("%.80q: not a digest", m.key)
 		}
-		var h hash
-		if _, err := hex.Decode(h[:], []byte(d)); err != nil {
-			return fmt.Errorf("%.80q: %w", m.key, err)
-		}
-		x.shards[m.key] = h
+		x.shards[m.key] = parseHash(d)
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ type memory struct {
 	etag    int
 	writes  []string // keys, in the order in which they were written
 
+	now func() time.Time // default time.Now
+
 	// noDigests makes it a store that does not know SHA-256 digests.
 	noDigests bool
 	// before is called, if set, before an operation ("get", "head", "put") touches anything, without the lock; its error
@@ -37,9 +39,17 @@ type object struct {
 	b       []byte
 	etag    string
 	options store.PutOptions
+	written time.Time
 }
 
 func newMemory() *memory { return &memory{objects: map[string]object{}} }
+
+func (m *memory) time() time.Time {
+	if m.now != nil {
+		return m.now()
+	}
+	return time.Now()
+}
 
 func (m *memory) String() string { return "memory" }
 
@@ -79,14 +89,14 @@ func (m *memory) put(key string, b []byte, o store.PutOptions) (store.Info, erro
 		return store.Info{}, fmt.Errorf("put %s: %w", key, store.ErrPrecondition)
 	}
 	m.etag++
-	m.objects[key] = object{b, fmt.Sprintf("e%d", m.etag), o}
+	m.objects[key] = object{b, fmt.Sprintf("e%d", m.etag), o, m.time()}
 	m.writes = append(m.writes, key)
 	return m.info(key), nil
 }
 
 func (m *memory) info(key string) store.Info {
 	o := m.objects[key]
-	i := store.Info{Key: key, Size: int64(len(o.b)), ETag: o.etag}
+	i := store.Info{Key: key, Size: int64(len(o.b)), ETag: o.etag, Modified: o.written}
 	if !m.noDigests {
 		i.SHA256 = digest(o.b)
 	}
@@ -128,10 +138,19 @@ func (m *memory) look(ctx context.Context, op, key string) (store.Info, error) {
 
 func (m *memory) List(_ context.Context, prefix string) iter.Seq2[store.Info, error] {
 	return func(yield func(store.Info, error) bool) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		for _, k := range slices.Sorted(maps.Keys(m.objects)) {
-			if strings.HasPrefix(k, prefix) && !yield(m.info(k), nil) {
+		for _, k := range slices.Sorted(maps.Keys(m.state())) {
+			if !strings.HasPrefix(k, prefix) {
+				continue
+			}
+			if err := m.hook("list", k); err != nil {
+				yield(store.Info{}, err)
+				return
+			}
+			m.mu.Lock()
+			_, ok := m.objects[k]
+			i := m.info(k)
+			m.mu.Unlock()
+			if ok && !yield(i, nil) {
 				return
 			}
 		}
@@ -139,6 +158,11 @@ func (m *memory) List(_ context.Context, prefix string) iter.Seq2[store.Info, er
 }
 
 func (m *memory) Delete(_ context.Context, keys ...string) error {
+	for _, k := range keys {
+		if err := m.hook("delete", k); err != nil {
+			return err
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, k := range keys {

@@ -120,7 +120,7 @@ func (f foreign) unpacked(b []byte) (v map[string]any) {
 }
 
 func compressed(b []byte) []byte {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(64<<10))
 	if err != nil {
 		panic(err)
 	}
@@ -195,9 +195,10 @@ func (s *scene) settled(inShards bool) {
 	t := s.t
 	t.Helper()
 	s.m.before = nil
-	s.monolith(channel.New(s.m, channel.Options{}))
+	cold := channel.New(s.m, channel.Options{})
+	s.monolith(cold)
 	before := s.m.state()
-	if s.monolith(channel.New(s.m, channel.Options{})) {
+	if s.monolith(cold) {
 		t.Error("the documents were written twice")
 	}
 	if now := s.m.state(); !maps.Equal(before, now) {
