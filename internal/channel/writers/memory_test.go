@@ -16,6 +16,8 @@ import (
 
 // memory is a store in memory that can be interrupted.
 type memory struct {
+	store.Store // nil: what a channel does not call
+
 	mu      sync.Mutex
 	objects map[string]object
 	etag    int
@@ -67,10 +69,6 @@ func (m *memory) info(key string) store.Info {
 func (m *memory) Get(_ context.Context, key string) (io.ReadCloser, store.Info, error) {
 	info, b, err := m.look("get", key)
 	return io.NopCloser(bytes.NewReader(b)), info, err
-}
-
-func (m *memory) GetRange(_ context.Context, key string, _, _ int64, _ string) (io.ReadCloser, store.Info, error) {
-	return nil, store.Info{}, fmt.Errorf("ranges of %s: %w", key, store.ErrUnsupported)
 }
 
 func (m *memory) Head(_ context.Context, key string) (store.Info, error) {
