@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -163,6 +164,13 @@ func (r *Runner) Run(ctx context.Context) error {
 	enders.Wait() // every step has ended, each after its predecessor
 	close(x.settle)
 	settled.Wait()
+	for _, step := range r.Steps {
+		if c, ok := step.Stage.(io.Closer); ok {
+			if err := c.Close(); err != nil {
+				x.log.Warn("closing a stage", "stage", step.String(), "error", err)
+			}
+		}
+	}
 	close(done)
 	wg.Wait()
 	if e := x.failure.Load(); e != nil {

@@ -6,7 +6,8 @@ import "context"
 //
 // Run MUST be idempotent: run twice, the second time changes nothing outside. It MUST return promptly when ctx ends.
 // It is called concurrently for different items. Its error says what the engine does next (see Error); nil means the
-// step is done. Batching, if any, is inside the stage and invisible to the engine.
+// step is done. Batching, if any, is inside the stage and invisible to the engine. A stage that is an io.Closer is closed
+// when the Runner ends: Close MUST wait for whatever the stage has started.
 type Stage interface {
 	// String names the stage: "hash", "sign". The name is the stage's in --stages, traces and the ledger.
 	String() string

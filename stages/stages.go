@@ -5,8 +5,10 @@ package stages
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/channel"
@@ -27,6 +29,10 @@ type Parts struct {
 	Signer sign.Signer
 	// Verifier checks bundles against the trust root. The stage sign needs it; hash with a Channel does too.
 	Verifier *attest.Verifier
+	// MonolithInterval is publish.Options.Interval.
+	MonolithInterval time.Duration
+	// Log defaults to slog.Default().
+	Log *slog.Logger
 }
 
 // stage is one line of the list.
@@ -120,5 +126,5 @@ func newPublish(p Parts) (pipeline.Stage, error) {
 	if p.Channel == nil {
 		return nil, errNoChannel
 	}
-	return publish.New(p.Channel), nil
+	return publish.NewWith(p.Channel, publish.Options{Interval: p.MonolithInterval, Log: p.Log}), nil
 }

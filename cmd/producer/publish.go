@@ -73,6 +73,13 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 
 	ps := &parts{queue: q, channel: ch, signer: signer, verifier: verifier, encoder: &event.Encoder{Version: command.Version()}}
 	times, runErr := p.work(ctx, env, ps, c, len(items))
+	if runErr == nil {
+		// Also what an earlier run left behind that was killed.
+		if err := ch.CatchUp(ctx); err != nil {
+			runErr = &command.Error{Code: command.ExitUpstream, Item: p.To, Hint: "every package is published in the channel's shards; run the same command again to finish",
+				Err: fmt.Errorf("bringing repodata.json up to date: %w", err)}
+		}
+	}
 	return p.conclude(ctx, env, q, c, duplicates, times, runErr)
 }
 
@@ -117,7 +124,7 @@ func (p *publishCmd) work(ctx context.Context, env *command.Env, ps *parts, c *p
 		ctx, cancel = context.WithTimeoutCause(ctx, p.Timeout, errTimeout)
 		defer cancel()
 	}
-	r, err := ps.runner(ctx, env, c, p.Concurrency, p.DrainTimeout, progress)
+	r, err := ps.runner(ctx, env, c, &p.StageFlags, p.DrainTimeout, progress)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ type grammar struct {
 	Status  statusCmd  `cmd:"" help:"Show how campaigns get on: counts by stage, failures by cause, rate, time left."`
 	Watch   watchCmd   `cmd:"" help:"Print completed attestations as they come."`
 	Verify  verifyCmd  `cmd:"" help:"Verify packages against their sidecar, a bundle file or a channel."`
+	Channel channelCmd `cmd:"" help:"Look after a channel: take over one that others made, check it, remove packages, collect what is out of use."`
 	Inspect inspectCmd `cmd:"" help:"Show who signed a package, and where that is written. Verifies nothing."`
 }
 
@@ -41,8 +42,9 @@ type parts struct {
 }
 
 // runner puts the parts together for a campaign that is not cut.
-func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campaign, concurrency map[string]int, drain time.Duration, observers ...pipeline.Observer) (*pipeline.Runner, error) {
-	steps, err := stages.Build(stages.Names(), stages.Parts{Campaign: c, Channel: p.channel, Signer: p.signer, Verifier: p.verifier}, concurrency)
+func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campaign, f *command.StageFlags, drain time.Duration, observers ...pipeline.Observer) (*pipeline.Runner, error) {
+	steps, err := stages.Build(stages.Names(), stages.Parts{Campaign: c, Channel: p.channel, Signer: p.signer, Verifier: p.verifier,
+		MonolithInterval: f.MonolithInterval, Log: env.Log}, f.Concurrency)
 	if err != nil {
 		return nil, command.Usage("", err)
 	}

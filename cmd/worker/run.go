@@ -48,7 +48,7 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	if len(names) == 0 {
 		names = stages.Names()
 	}
-	w := &worker{env: env, names: names, concurrency: g.Concurrency, drain: g.DrainTimeout}
+	w := &worker{env: env, names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout}
 	// A worker holds the credentials that its stages need, and no others.
 	if slices.Contains(names, "sign") {
 		signer, verifier, err := g.Signer(ctx, env)
@@ -89,6 +89,7 @@ type worker struct {
 	meters           pipeline.Observer
 	names            []string
 	concurrency      map[string]int
+	interval         time.Duration // see stages.Parts.MonolithInterval
 	drain            time.Duration
 }
 
@@ -147,6 +148,7 @@ func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) {
 
 // serve runs the worker's stages on the campaign's items.
 func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
+	log := w.env.Log.With("campaign", c.Name)
 	segments, err := c.Segments(stages.Names())
 	if err != nil {
 		return err
@@ -159,7 +161,7 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 		return &command.Error{Code: command.ExitIdentity, Item: c.Name, Hint: "start the worker as the campaign's signer",
 			Err: fmt.Errorf("this worker would sign as %s (%s); the campaign's signer is %s (%s)", w.identity, w.issuer, c.Identity, c.Issuer)}
 	}
-	p := stages.Parts{Campaign: c, Verifier: w.verifier}
+	p := stages.Parts{Campaign: c, Verifier: w.verifier, MonolithInterval: w.interval, Log: log}
 	if w.signer != nil {
 		p.Signer = w.signer
 	}
@@ -177,14 +179,27 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	}
 	encoder := &event.Encoder{Version: command.Version()}
 	r := &pipeline.Runner{Steps: steps, Ledger: w.queue.Ledger(c, encoder), Observer: w.meters,
-		Log: w.env.Log.With("campaign", c.Name), DrainTimeout: w.drain}
+		Log: log, DrainTimeout: w.drain}
 	if at+1 < len(segments) {
 		r.Next = segments[at+1][0]
 	}
 	if r.Source, err = w.queue.Source(ctx, c.Name, w.names[0], queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: encoder}); err != nil {
 		return err
 	}
-	w.env.Log.Info("serving a campaign", "campaign", c.Name, "stages", strings.Join(w.names, ","))
+	log.Info("serving a campaign", "stages", strings.Join(w.names, ","))
+	if !slices.Contains(w.names, "publish") {
+		return r.Run(ctx)
+	}
+	// A worker that was killed may have left documents that are behind their shards, and no item to remind of it.
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	behind, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() {
+		if err := p.Channel.CatchUp(behind); err != nil && behind.Err() == nil {
+			log.Warn("bringing the channel's documents up to date with its shards", "error", err)
+		}
+	})
 	return r.Run(ctx)
 }
 

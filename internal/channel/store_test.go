@@ -157,6 +157,19 @@ func (m *memory) List(_ context.Context, prefix string) iter.Seq2[store.Info, er
 	}
 }
 
+func (m *memory) Folders(context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		last := ""
+		for _, k := range slices.Sorted(maps.Keys(m.state())) {
+			folder, _, ok := strings.Cut(k, "/")
+			if ok && folder != last && !yield(folder, nil) {
+				return
+			}
+			last = folder
+		}
+	}
+}
+
 func (m *memory) Delete(_ context.Context, keys ...string) error {
 	for _, k := range keys {
 		if err := m.hook("delete", k); err != nil {

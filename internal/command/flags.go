@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/channel"
@@ -156,7 +157,8 @@ func (f *SignFlags) Signer(ctx context.Context, env *Env) (*sign.KeylessSigner, 
 
 // StageFlags say how much is done at once.
 type StageFlags struct {
-	Concurrency map[string]int `placeholder:"STAGE=N;…" help:"How many items are in a stage at once, by stage (and, in a worker, by campaign)."`
+	Concurrency      map[string]int `placeholder:"STAGE=N;…" help:"How many items are in a stage at once, by stage (and, in a worker, by campaign)."`
+	MonolithInterval time.Duration  `default:"10m" help:"How long repodata.json of a large subdir stays behind its shards at most, while packages keep coming."`
 }
 
 // CheckStages refuses stages that do not exist and numbers that make no sense.

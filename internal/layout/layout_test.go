@@ -66,7 +66,7 @@ func TestWhoMayImportWhat(t *testing.T) {
 		"github.com/vbauerster/mpb":          {"internal/command"},
 		"go.opentelemetry.io/otel/sdk":       {"pipeline/telemetry"},
 		"go.opentelemetry.io/contrib/":       {"pipeline/telemetry", "stages/sign", "internal/store"},
-		"github.com/vmihailenco/msgpack":     {"internal/channel"},
+		"github.com/vmihailenco/msgpack":     {"internal/channel", "deploy/bench/index"},
 		"github.com/google/go-cmp":           {}, // tests only
 		"github.com/rogpeppe/go-internal":    {},
 		module + "/internal/conda/condatest": {"internal/conda/condatest", "deploy"}, // tests, the demo and benchmarks

@@ -50,6 +50,32 @@ func (d *Dir) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	}
 }
 
+// Folders implements Store. An empty folder is yielded too: whether there is an object below is not looked at.
+func (d *Dir) Folders(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		all, err := names(d.root)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			yield("", fmt.Errorf("listing the folders of %s: %w", d, mapped(err)))
+			return
+		}
+		var folders []string
+		for _, name := range all {
+			if folder, ok := strings.CutSuffix(name, "/"); ok && folder != hidden {
+				folders = append(folders, folder)
+			}
+		}
+		slices.Sort(folders)
+		for _, folder := range folders {
+			if !yield(folder, nil) {
+				return
+			}
+		}
+	}
+}
+
 type listing struct {
 	root   *os.Root // the store's
 	ctx    context.Context

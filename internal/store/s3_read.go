@@ -127,6 +127,26 @@ func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	}
 }
 
+// Folders implements Store.
+func (s *S3) Folders(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: s.name(""), Delimiter: aws.String("/")})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield("", fmt.Errorf("listing the folders of %s: %w", s, s3Error(ctx, err)))
+				return
+			}
+			for _, p := range page.CommonPrefixes {
+				folder := strings.TrimSuffix(strings.TrimPrefix(aws.ToString(p.Prefix), s.prefix), "/")
+				if checkKey(folder) == nil && !yield(folder, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // deleteAtOnce is how many objects S3 deletes by one request.
 const deleteAtOnce = 1000
 

@@ -89,6 +89,8 @@ type Store interface {
 	Head(ctx context.Context, key string) (Info, error)
 	// List yields the objects whose key starts with prefix, ordered by key.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+	// Folders yields the first elements of the keys that have more than one, in order, without listing what is below them.
+	Folders(ctx context.Context) iter.Seq2[string, error]
 	// Delete removes objects; a key that does not exist is not an error.
 	Delete(ctx context.Context, keys ...string) error
 	// String names the store for messages: "s3://bucket/prefix" or the directory's path. It holds no credentials.

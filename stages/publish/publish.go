@@ -1,5 +1,6 @@
 // Package publish is the stage that makes packages visible: items whose package and sidecar are in the store flow in;
-// they flow out once repodata.json, its .zst and the shards show them.
+// they flow out once the index shows them: the shards, and repodata.json too where the subdir is small. The documents of a
+// large subdir follow at their own cadence.
 //
 //	Item{Package, Sidecar} ──▶ wait for others ──▶ one index update for all ──▶ Item{PublishedAt}
 //
@@ -11,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -26,6 +28,10 @@ const Concurrency = 1024
 const (
 	DefaultBatch = 1000
 	DefaultQuiet = 200 * time.Millisecond
+	// DefaultInterval and DefaultIdle are when the documents of a large subdir are merged: this long after the last time, or
+	// after the last update.
+	DefaultInterval = 10 * time.Minute
+	DefaultIdle     = 5 * time.Second
 )
 
 // The stage's causes.
@@ -47,6 +53,8 @@ const (
 type Index interface {
 	// Update is channel.Channel.Update.
 	Update(ctx context.Context, subdir string, entries []channel.Entry) (changed int, refused []error, err error)
+	// Monolith is channel.Channel.Monolith.
+	Monolith(ctx context.Context, subdir string) (written bool, err error)
 }
 
 // Options of a Stage; the zero value is fit for use.
@@ -56,6 +64,13 @@ type Options struct {
 	// Quiet is how long the first item of a subdir waits for others before there is an update; negative for not at all.
 	// Whatever arrives during an update waits for the next one, which follows at once. Default DefaultQuiet.
 	Quiet time.Duration
+	// Interval is how long the documents of a subdir that is written to all the time (repodata.json and what else is merged
+	// from its shards) stay behind at most. Default DefaultInterval.
+	Interval time.Duration
+	// Idle is how long after the last update they are merged anyway. Default DefaultIdle.
+	Idle time.Duration
+	// Log hears of merges that failed; they are tried again. Default slog.Default().
+	Log *slog.Logger
 }
 
 // Stage publishes. It is safe for concurrent use.
@@ -66,7 +81,8 @@ type Stage struct {
 
 	mu      sync.Mutex
 	closed  bool
-	subdirs map[string]*queue // those that have a writer
+	subdirs map[string]*queue  // those that have a writer
+	mergers map[string]*merger // those whose documents may be behind
 	writers sync.WaitGroup
 }
 
@@ -95,7 +111,16 @@ func NewWith(x Index, o Options) *Stage {
 	if o.Quiet == 0 {
 		o.Quiet = DefaultQuiet
 	}
-	return &Stage{index: x, options: o, closing: make(chan struct{}), subdirs: map[string]*queue{}}
+	if o.Interval <= 0 {
+		o.Interval = DefaultInterval
+	}
+	if o.Idle <= 0 {
+		o.Idle = DefaultIdle
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return &Stage{index: x, options: o, closing: make(chan struct{}), subdirs: map[string]*queue{}, mergers: map[string]*merger{}}
 }
 
 // String implements pipeline.Stage.
@@ -129,8 +154,9 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 }
 
 // Close refuses further items and waits until nothing runs any more: every item that waits gets its answer, or has been
-// given up by its caller.
-func (s *Stage) Close() {
+// given up by its caller. Documents that are behind stay so: whoever ends a campaign calls Channel.CatchUp. It implements
+// io.Closer; the error is always nil.
+func (s *Stage) Close() error {
 	s.mu.Lock()
 	if !s.closed {
 		s.closed = true
@@ -138,6 +164,7 @@ func (s *Stage) Close() {
 	}
 	s.mu.Unlock()
 	s.writers.Wait()
+	return nil
 }
 
 // enqueue hands a request to its subdir's writer, and starts one where there is none.
@@ -176,6 +203,7 @@ func (s *Stage) write(subdir string, q *queue) {
 	}
 	for batch := s.take(subdir, q); batch != nil; batch = s.take(subdir, q) {
 		s.update(subdir, batch)
+		s.behind(subdir)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +24,19 @@ type index struct {
 	running map[string]int
 	seen    map[string]int
 	answer  func(ctx context.Context, entries []channel.Entry) ([]error, error)
+
+	merges []time.Time // when documents were merged
+	merge  func() error
+}
+
+func (x *index) Monolith(ctx context.Context, subdir string) (bool, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.merges = append(x.merges, time.Now())
+	if x.merge != nil {
+		return false, x.merge()
+	}
+	return true, nil
 }
 
 func (x *index) Update(ctx context.Context, subdir string, entries []channel.Entry) (int, []error, error) {
@@ -99,6 +114,7 @@ func TestAFullBatchDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := &index{}
 		s := NewWith(x, Options{Batch: 10, Quiet: time.Hour})
+		defer s.Close()
 		start := time.Now()
 		var wg sync.WaitGroup
 		for i := range 10 {
@@ -142,6 +158,7 @@ func TestACallerThatLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := &index{}
 		s := New(x)
+		defer s.Close()
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for i := range 3 {
@@ -277,4 +294,50 @@ func TestNothingUnsignedIsPublished(t *testing.T) {
 	if len(x.batches) != 0 {
 		t.Error("it was published")
 	}
+}
+
+// TestDocumentsFollow: while items come without end, documents are merged once an interval; when they end, soon.
+func TestDocumentsFollow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := &index{}
+		failed := false
+		x.merge = func() error {
+			if len(x.merges) == 2 && !failed {
+				failed = true
+				return errors.New("the store is away")
+			}
+			return nil
+		}
+		s := NewWith(x, Options{Interval: 10 * time.Minute, Idle: 5 * time.Second, Log: slog.New(slog.DiscardHandler)})
+		start := time.Now()
+		for i := range 1000 { // 25 minutes
+			if err := s.Run(t.Context(), item("linux-64", i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond)
+		}
+		end := time.Now()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		var got []string
+		for _, m := range x.merges {
+			if m.After(end) {
+				got = append(got, "end+"+m.Sub(end).Round(time.Second).String())
+				continue
+			}
+			got = append(got, m.Sub(start).Round(time.Minute).String())
+		}
+		want := []string{"10m0s", "20m0s", "21m0s", "end+5s"}
+		if !slices.Equal(got, want) {
+			t.Errorf("merged at %q, want %q", got, want)
+		}
+		if len(s.mergers) != 0 {
+			t.Error("a merger is left")
+		}
+		if err := s.Run(t.Context(), item("linux-64", 1)); err != nil {
+			t.Fatal(err)
+		}
+		s.Close() // ends the one that waits
+	})
 }

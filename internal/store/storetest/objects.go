@@ -334,3 +334,34 @@ func probe(t *testing.T, s store.Store) {
 		t.Errorf("left behind: %+v %v", info, err)
 	}
 }
+
+// folders: the first elements of keys, without what is below them.
+func folders(t *testing.T, s store.Store) {
+	for _, k := range []string{"noarch/a", "linux-64/shards/x", "linux-64/b", "top", "a+b/c"} {
+		put(t, s, k, []byte(k), store.PutOptions{})
+	}
+	var got []string
+	for f, err := range s.Folders(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, f)
+	}
+	if want := []string{"a+b", "linux-64", "noarch"}; !slices.Equal(got, want) {
+		t.Errorf("Folders: %q, want %q", got, want)
+	}
+	for range s.Folders(t.Context()) {
+		break
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	n := 0
+	for _, err := range s.Folders(ctx) {
+		if n++; err == nil {
+			t.Error("Folders of an ended context: no error")
+		}
+	}
+	if n != 1 {
+		t.Errorf("Folders of an ended context yielded %d times", n)
+	}
+}

@@ -52,6 +52,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"List", list},
 		{"ListStops", listStops},
 		{"ListMany", listMany},
+		{"Folders", folders},
 		{"Cancelled", cancelled},
 		{"Probe", probe},
 	} {
