@@ -308,9 +308,13 @@ func subdirs(t testing.TB, channel string) []string {
 	return out
 }
 
-// check has the independent checker look at a channel, a folder's or a URL's, where the checker is there.
+// check looks at a channel, a folder's or a URL's: with Hallmark's own check, where it is a folder, and with the independent
+// checker, where that is there.
 func check(t testing.TB, channel string, expect int, subdirs ...string) {
 	t.Helper()
+	if !strings.Contains(channel, "://") {
+		run(t, programs.producer, "channel", "check", "--to", channel).want(t, 0)
+	}
 	if programs.channelcheck == "" {
 		t.Log("the independent checker is not here; left out")
 		return
