@@ -31,6 +31,7 @@ func (m *monolith) collect(ctx context.Context, records, runExports *delta) erro
 	}
 	slices.Sort(names)
 	m.broken = map[string]bool{}
+	defer func() { m.index = m.index.withoutNews(m.broken, was) }()
 	var mu sync.Mutex
 	return c.each(ctx, len(names), func(ctx context.Context, i int) error {
 		name := names[i]
@@ -60,6 +61,20 @@ func (m *monolith) collect(ctx context.Context, records, runExports *delta) erro
 		}
 		return nil
 	})
+}
+
+// withoutNews gives the index with the shards that the documents were merged from before for the names whose shards cannot be
+// read, so that nobody takes those for merged: the next merge looks for them again.
+func (x *shardIndex) withoutNews(broken map[string]bool, was map[string]hash) *shardIndex {
+	n := *x
+	n.shards = maps.Clone(x.shards)
+	for name := range broken {
+		delete(n.shards, name)
+		if h, ok := was[name]; ok {
+			n.shards[name] = h
+		}
+	}
+	return &n
 }
 
 // compare puts what one name's shard says, and did not say before, into the deltas. old is nil if it is not known.
