@@ -19,6 +19,8 @@ type process struct {
 	cmd  *exec.Cmd
 	said bytes.Buffer // on standard error
 
+	wait func() error // for the end; an error is the writer's own failure
+
 	mu    sync.Mutex
 	heard *sync.Cond
 	lines int
@@ -30,6 +32,7 @@ func (o order) start(t *testing.T) *process {
 	t.Helper()
 	p := &process{cmd: o.command(t)}
 	p.heard = sync.NewCond(&p.mu)
+	p.wait = sync.OnceValue(p.reap)
 	p.cmd.Stderr = &p.said
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -74,8 +77,7 @@ func (p *process) over() bool {
 	return p.ended
 }
 
-// wait waits for the end. An error is the writer's own failure.
-func (p *process) wait() error {
+func (p *process) reap() error {
 	p.mu.Lock()
 	for !p.ended {
 		p.heard.Wait()

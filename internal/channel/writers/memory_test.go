@@ -35,14 +35,17 @@ func newMemory() *memory { return &memory{objects: map[string]object{}} }
 
 func (m *memory) String() string { return "memory" }
 
-func (m *memory) announce(op, key string) {
-	if m.before != nil {
+// aside marks the context of what is no operation for before.
+type aside struct{}
+
+func (m *memory) announce(ctx context.Context, op, key string) {
+	if m.before != nil && ctx.Value(aside{}) == nil {
 		m.before(op, key)
 	}
 }
 
-func (m *memory) Put(_ context.Context, key string, body io.ReaderAt, size int64, o store.PutOptions) (store.Info, error) {
-	m.announce("put", key)
+func (m *memory) Put(ctx context.Context, key string, body io.ReaderAt, size int64, o store.PutOptions) (store.Info, error) {
+	m.announce(ctx, "put", key)
 	b, err := io.ReadAll(io.NewSectionReader(body, 0, size))
 	if err != nil {
 		return store.Info{}, err
@@ -66,18 +69,18 @@ func (m *memory) info(key string) store.Info {
 	return store.Info{Key: key, Size: int64(len(o.bytes)), ETag: o.etag, SHA256: digest(o.bytes)}
 }
 
-func (m *memory) Get(_ context.Context, key string) (io.ReadCloser, store.Info, error) {
-	info, b, err := m.look("get", key)
+func (m *memory) Get(ctx context.Context, key string) (io.ReadCloser, store.Info, error) {
+	info, b, err := m.look(ctx, "get", key)
 	return io.NopCloser(bytes.NewReader(b)), info, err
 }
 
-func (m *memory) Head(_ context.Context, key string) (store.Info, error) {
-	info, _, err := m.look("head", key)
+func (m *memory) Head(ctx context.Context, key string) (store.Info, error) {
+	info, _, err := m.look(ctx, "head", key)
 	return info, err
 }
 
-func (m *memory) look(op, key string) (store.Info, []byte, error) {
-	m.announce(op, key)
+func (m *memory) look(ctx context.Context, op, key string) (store.Info, []byte, error) {
+	m.announce(ctx, op, key)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.objects[key]; !ok {
@@ -98,8 +101,8 @@ func (m *memory) List(_ context.Context, prefix string) iter.Seq2[store.Info, er
 	}
 }
 
-func (m *memory) Delete(_ context.Context, keys ...string) error {
-	m.announce("delete", strings.Join(keys, " "))
+func (m *memory) Delete(ctx context.Context, keys ...string) error {
+	m.announce(ctx, "delete", strings.Join(keys, " "))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, k := range keys {
@@ -108,7 +111,7 @@ func (m *memory) Delete(_ context.Context, keys ...string) error {
 	return nil
 }
 
-// interrupt has f run before operation n, counted from 0, once. f uses get and set alone, which are no operations. interrupt
+// interrupt has f run before operation n, counted from 0, once. f uses get and set alone, or a context with aside, which are no operations. interrupt
 // returns a function that tells before which operation that was; "" if there were not as many.
 func (m *memory) interrupt(n int, f func()) func() string {
 	var mu sync.Mutex
