@@ -34,7 +34,7 @@ func (c *Channel) loadBase(ctx context.Context, subdir string) (*base, error) {
 	}
 	if index, err := parseShardIndex(subdir, b); err == nil {
 		x.index = index
-		for _, name := range documents {
+		for _, name := range c.documents() {
 			if m, ok := lookup(index.info, name); ok {
 				if t, _, err := text(m.raw); err == nil {
 					x.docs[name] = string(t)
@@ -55,7 +55,7 @@ func (c *Channel) saveBase(ctx context.Context, subdir string, was *base, docs m
 		n.names = append(n.names, packMember(name, appendBytes(nil, h[:])))
 	}
 	n.info = slices.Clone(index.info)
-	for _, name := range documents {
+	for _, name := range c.documents() {
 		if etag, ok := docs[name]; ok {
 			n.info = setMember(n.info, name, appendString(nil, etag))
 		}

@@ -23,6 +23,8 @@ type Options struct {
 	// Small is the greatest repodata.json, in bytes, that every Update brings up to date at once. A larger one follows when
 	// Monolith is called. Default 4 MiB; negative for never.
 	Small int64
+	// NoCurrent leaves out current_repodata.json and its .zst. Those that are there are neither kept up to date nor deleted.
+	NoCurrent bool
 	// Scratch is the folder in which large documents are put together; default the system's for temporary files.
 	Scratch string
 	// KeepShards is how many bytes of shards are kept in memory. Default 64 MiB.

@@ -35,8 +35,9 @@ const (
 	RecordMissing       = "record.missing"       // a record is in the shards and not in repodata.json, or the other way round
 	RecordDiffers       = "record.differs"       // what they say differs
 	RepodataUnreadable  = "repodata.unreadable"
-	ZstDiffers          = "zst.differs"        // repodata.json.zst is not repodata.json
+	ZstDiffers          = "zst.differs"        // a .zst is not the document that it is to be
 	RunExportsDiffer    = "run_exports.differ" // run_exports.json is not what the shards say
+	CurrentDiffers      = "current.differs"    // a record of current_repodata.json is not repodata.json's
 )
 
 // Disagreement is one thing in which a channel's parts do not agree.
@@ -111,6 +112,7 @@ const (
 	factGone      = 'x' // the shard lists it as removed
 	factExports   = 'e' // the shard's run_exports
 	factExported  = 'f' // those of run_exports.json
+	factCurrent   = 'c' // a record of current_repodata.json
 )
 
 func (k *checking) report(code, filename, key, format string, args ...any) error {
@@ -237,12 +239,12 @@ type spillError struct{ error }
 func (e spillError) Unwrap() error { return e.error }
 func isSpill(err error) bool       { _, ok := errors.AsType[spillError](err); return ok }
 
-// documents takes down what the documents say, and compares repodata.json with its .zst on the way.
+// documents takes down what the documents say, and compares them with their .zst.
 func (k *checking) documents(ctx context.Context) error {
 	for _, doc := range []struct {
 		name string
 		kind byte
-	}{{repodataName, factRepodata}, {runExportsName, factExported}} {
+	}{{repodataName, factRepodata}, {currentName, factCurrent}, {runExportsName, factExported}} {
 		key := k.subdir + "/" + doc.name
 		r, _, err := k.c.store.Get(ctx, key)
 		if errors.Is(err, store.ErrNotFound) {
@@ -262,7 +264,10 @@ func (k *checking) documents(ctx context.Context) error {
 			return err
 		}
 	}
-	return k.zst(ctx)
+	if err := k.zst(ctx, repodataName, zstName, true); err != nil {
+		return err
+	}
+	return k.zst(ctx, currentName, currentZstName, false)
 }
 
 func (k *checking) document(ctx context.Context, r io.Reader, key string, kind byte) error {
@@ -282,22 +287,26 @@ func (k *checking) document(ctx context.Context, r io.Reader, key string, kind b
 	return nil
 }
 
-func (k *checking) zst(ctx context.Context) error {
+// zst compares a document with its .zst. Where that is not needed, it is not missed.
+func (k *checking) zst(ctx context.Context, name, zstName string, needed bool) error {
 	key := k.subdir + "/" + zstName
 	z, _, err := k.c.store.Get(ctx, key)
 	if errors.Is(err, store.ErrNotFound) {
+		if !needed {
+			return nil
+		}
 		return k.report(ZstDiffers, "", key, "it is not there")
 	}
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", key, err)
 	}
 	defer z.Close()
-	j, _, err := k.c.store.Get(ctx, k.subdir+"/"+repodataName)
+	j, _, err := k.c.store.Get(ctx, k.subdir+"/"+name)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil // reported
+		return nil // reported, if it is needed
 	}
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", k.subdir+"/"+repodataName, err)
+		return fmt.Errorf("reading %s: %w", k.subdir+"/"+name, err)
 	}
 	defer j.Close()
 	d, err := zstd.NewReader(&reading{r: z, key: key}, zstd.WithDecoderConcurrency(1))
@@ -305,12 +314,12 @@ func (k *checking) zst(ctx context.Context) error {
 		return err
 	}
 	defer d.Close()
-	same, err := equal(d, &reading{r: j, key: repodataName})
+	same, err := equal(d, &reading{r: j, key: k.subdir + "/" + name})
 	if isReading(err) {
 		return err
 	}
 	if err != nil || !same {
-		return k.report(ZstDiffers, "", key, "it does not hold what %s holds", repodataName)
+		return k.report(ZstDiffers, "", key, "it does not hold what %s holds", name)
 	}
 	return nil
 }
@@ -451,6 +460,7 @@ type fileFacts struct {
 	object, sigs      *objectFact
 	immutable         []string
 	shard, repodata   []byte
+	current           []byte
 	exports, exported []byte
 	gone              bool
 	out               []Disagreement
@@ -477,6 +487,8 @@ func (f *fileFacts) take(kind byte, value []byte) {
 		f.exports = value
 	case factExported:
 		f.exported = value
+	case factCurrent:
+		f.current = value
 	case factGone:
 		f.gone = true
 	}
@@ -493,6 +505,9 @@ func (f *fileFacts) compare(ctx context.Context) error {
 	shown := f.shard
 	if shown == nil {
 		shown = f.repodata
+	}
+	if f.current != nil && (f.repodata != nil || f.shard == nil) && !sameCurrent(f.current, f.repodata) {
+		f.report(CurrentDiffers, f.k.subdir+"/"+currentName, "its record is not that of %s", repodataName)
 	}
 	switch {
 	case shown == nil:
@@ -516,6 +531,22 @@ func (f *fileFacts) compare(ctx context.Context) error {
 		return err
 	}
 	return f.compareSidecars(ctx, r)
+}
+
+// sameCurrent tells whether a record of current_repodata.json is repodata.json's. conda-index puts a field into those that
+// it writes.
+func sameCurrent(current, repodata []byte) bool {
+	if bytes.Equal(current, repodata) {
+		return true
+	}
+	a, err1 := decodeObject(current)
+	b, err2 := decodeObject(repodata)
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	delete(a, "legacy_bz2_md5")
+	delete(b, "legacy_bz2_md5")
+	return sameValue(a, b)
 }
 
 func (f *fileFacts) compareRecords() {

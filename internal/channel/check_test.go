@@ -68,7 +68,15 @@ func TestCheck(t *testing.T) {
 		"a zst of something else": {func(m *memory, _ Entry) { m.set("s/repodata.json.zst", []byte("x")) },
 			[]string{"zst.differs repodata.json.zst"}},
 		"a hotfix in one": {func(m *memory, _ Entry) { m.swap("s/repodata.json", `"license":"MIT"`, `"license":"BSD"`) },
-			[]string{"zst.differs repodata.json.zst", "record.differs repodata.json", "record.differs repodata.json"}},
+			[]string{"zst.differs repodata.json.zst", "current.differs current_repodata.json", "record.differs repodata.json",
+				"current.differs current_repodata.json", "record.differs repodata.json"}},
+		"current_repodata.json is an old one": {func(m *memory, _ Entry) {
+			m.set("s/current_repodata.json", []byte(`{"packages.conda":{"a-1-h0_0.conda":{"name":"a"},"gone-1-0.conda":{}}}`))
+		}, []string{"zst.differs current_repodata.json.zst", "current.differs current_repodata.json", "current.differs current_repodata.json"}},
+		"no current_repodata.json": {func(m *memory, _ Entry) {
+			delete(m.objects, "s/current_repodata.json")
+			delete(m.objects, "s/current_repodata.json.zst")
+		}, nil},
 		"run_exports differ": {func(m *memory, _ Entry) { m.swap("s/run_exports.json", `x >=1`, `x >=2`) },
 			[]string{"run_exports.differ run_exports.json", "run_exports.differ run_exports.json"}},
 		"an old orphan": {func(m *memory, _ Entry) { m.set("s/shards/"+strings.Repeat("0", 64)+".msgpack.zst", []byte("x")) },

@@ -13,6 +13,8 @@ import (
 const (
 	repodataName   = "repodata.json"
 	zstName        = "repodata.json.zst"
+	currentName    = "current_repodata.json"
+	currentZstName = "current_repodata.json.zst"
 	runExportsName = "run_exports.json"
 	shardIndexName = "repodata_shards.msgpack.zst"
 	shardSuffix    = ".msgpack.zst"

@@ -68,6 +68,9 @@ type merging struct {
 	unchanged func(in section, old member) error
 	// listed sees the files that the document listed as removed; nil for nobody.
 	listed func(files []string) error
+	// wrote sees each record, and each member that is no section, as it is written. Its bytes begin where the output ends by
+	// then: behind what out has got and the buffered bytes that it has not yet. nil for nobody.
+	wrote func(p piece, buffered int)
 
 	out    *bufio.Writer
 	sep    byte
@@ -128,7 +131,7 @@ func (m *merging) step(p piece) error {
 			return fmt.Errorf("%s: %w", p.key, err)
 		}
 		m.top(p.key)
-		m.out.Write(raw)
+		m.value(piece{kind: other, member: member{key: p.key, raw: raw}})
 		return nil
 	case openedV3:
 		m.seen[v3] = true
@@ -214,7 +217,7 @@ func (m *merging) record(in section, old member) error {
 			return err
 		}
 		if raw != nil {
-			m.line(old.key, raw)
+			m.line(in, old.key, raw)
 		}
 		return m.advance()
 	}
@@ -223,7 +226,7 @@ func (m *merging) record(in section, old member) error {
 			return err
 		}
 	}
-	m.line(old.key, old.raw)
+	m.line(in, old.key, old.raw)
 	return nil
 }
 
@@ -231,7 +234,7 @@ func (m *merging) record(in section, old member) error {
 func (m *merging) insertBefore(in section, key string) error {
 	for m.source.ok && (key == "" || m.source.head.key < key) {
 		if v := m.source.head.value; v[0] != toRemove {
-			m.line(m.source.head.key, v[1:])
+			m.line(in, m.source.head.key, v[1:])
 		}
 		if err := m.advance(); err != nil {
 			return err
@@ -240,7 +243,7 @@ func (m *merging) insertBefore(in section, key string) error {
 	return nil
 }
 
-func (m *merging) line(key string, raw []byte) {
+func (m *merging) line(in section, key string, raw []byte) {
 	if !m.first {
 		m.out.WriteByte(',')
 	}
@@ -248,7 +251,14 @@ func (m *merging) line(key string, raw []byte) {
 	m.out.WriteByte('\n')
 	m.out.Write(quote(key))
 	m.out.WriteByte(':')
-	m.out.Write(raw)
+	m.value(piece{kind: record, section: in, member: member{key: key, raw: raw}})
+}
+
+func (m *merging) value(p piece) {
+	if m.wrote != nil {
+		m.wrote(p, m.out.Buffered())
+	}
+	m.out.Write(p.raw)
 }
 
 func (m *merging) close(in section) error {

@@ -17,10 +17,15 @@ import (
 )
 
 // documents are what Monolith writes, in that order.
-var documents = []string{repodataName, zstName, runExportsName}
+func (c *Channel) documents() []string {
+	if c.options.NoCurrent {
+		return []string{repodataName, zstName, runExportsName}
+	}
+	return []string{repodataName, zstName, currentName, currentZstName, runExportsName}
+}
 
-// Monolith brings a subdir's repodata.json, repodata.json.zst and run_exports.json up to date with its shards, which are
-// what Update writes. written tells whether there was anything to do. It reads the shards of the names that changed since
+// Monolith brings a subdir's repodata.json, current_repodata.json, the .zst of both and run_exports.json up to date with its
+// shards, which are what Update writes. written tells whether there was anything to do. It reads the shards of the names that changed since
 // the last time, and reads and writes each document once; memory follows neither (Options.Scratch is where they are put
 // together). It may be called at any time, also by several processes: they do the work of one, or lose a race and look again.
 //
@@ -78,6 +83,7 @@ type monolith struct {
 	base   *base
 	docs   map[string]store.Info // those that are there
 	index  *shardIndex
+	lines  *outline        // of the new repodata.json; nil if there is to be no current_repodata.json
 	full   bool            // repodata.json is not the one that the base is of
 	broken map[string]bool // names whose shards cannot be read
 }
@@ -102,7 +108,7 @@ func (m *monolith) run(ctx context.Context) (done bool, err error) {
 	if m.index == nil { // nothing to merge from: whoever made repodata.json keeps it
 		return true, nil
 	}
-	if m.base.covers(m.etags(), m.index) {
+	if len(m.docs) == len(c.documents()) && m.base.covers(m.etags(), m.index) {
 		return true, nil
 	}
 	m.full = m.base.index == nil
@@ -131,6 +137,7 @@ func (m *monolith) run(ctx context.Context) (done bool, err error) {
 	}
 	defer doc.remove()
 	defer zst.remove()
+	defer m.lines.close()
 	if found != nil {
 		defer found.close()
 		changed, err := m.adoptFound(ctx, found)
@@ -138,6 +145,12 @@ func (m *monolith) run(ctx context.Context) (done bool, err error) {
 			return false, err // once more, with them in the shards
 		}
 	}
+	current, currentZst, err := m.current(doc)
+	if err != nil {
+		return false, err
+	}
+	defer current.remove()
+	defer currentZst.remove()
 	exports, err := m.runExports(ctx, runExports)
 	if err != nil {
 		return false, err
@@ -148,8 +161,17 @@ func (m *monolith) run(ctx context.Context) (done bool, err error) {
 	if etags[repodataName], won, err = m.put(ctx, repodataName, doc, asRepodata); err != nil || !won {
 		return false, err
 	}
-	if etags[zstName], won, err = m.putZst(ctx, zst, etags[repodataName]); err != nil || !won {
-		return false, err
+	for _, made := range []struct {
+		name  string
+		draft *draft
+		o     store.PutOptions
+	}{{zstName, zst, asZst}, {currentName, current, asRepodata}, {currentZstName, currentZst, asZst}} {
+		if made.draft == nil {
+			continue
+		}
+		if etags[made.name], won, err = m.putMade(ctx, made.name, made.draft, made.o, etags[repodataName]); err != nil || !won {
+			return false, err
+		}
 	}
 	if etags[runExportsName], won, err = m.put(ctx, runExportsName, exports, asRepodata); err != nil || !won {
 		return false, err
@@ -160,7 +182,7 @@ func (m *monolith) run(ctx context.Context) (done bool, err error) {
 // look finds which documents are there.
 func (m *monolith) look(ctx context.Context) error {
 	m.docs = map[string]store.Info{}
-	for _, name := range documents {
+	for _, name := range m.c.documents() {
 		info, found, err := m.c.head(ctx, m.key(name))
 		if err != nil {
 			return err
@@ -229,9 +251,10 @@ func (m *monolith) repodata(ctx context.Context, d *delta) (doc, zst *draft, fou
 			doc.remove()
 			zst.remove()
 			found.close()
+			m.lines.close()
 		}
 	}()
-	e, err := zstd.NewWriter(zst, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(4<<20))
+	e, err := newZst(zst)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -246,10 +269,21 @@ func (m *monolith) repodata(ctx context.Context, d *delta) (doc, zst *draft, fou
 		found = newFindings(m.dir)
 		g.unchanged, g.listed = found.record, found.listed
 	}
+	if !m.c.options.NoCurrent {
+		if m.lines, err = newOutline(m.dir); err != nil {
+			return nil, nil, nil, err
+		}
+		g.wrote = func(p piece, buffered int) { m.lines.wrote(p, doc.size+int64(buffered)) }
+	}
 	if err := m.merge(ctx, g, repodataName, m.emptyRepodata(), io.MultiWriter(doc, e)); err != nil {
 		return nil, nil, nil, err
 	}
 	return doc, zst, found, e.Close()
+}
+
+// newZst compresses a document as it is written. What comes out depends on what goes in alone.
+func newZst(out io.Writer) (*zstd.Encoder, error) {
+	return zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(4<<20))
 }
 
 // runExports makes run_exports.json (CEP 12).
@@ -373,31 +407,31 @@ func (m *monolith) put(ctx context.Context, name string, d *draft, o store.PutOp
 	return info.ETag, true, nil
 }
 
-// putZst writes the .zst of the repodata.json with this ETag.
+// putMade writes what was made from the repodata.json with this ETag and from nothing else: its .zst, for one.
 //
 // It reads the ETag of the .zst, then that of repodata.json, then writes the .zst over exactly the state that it saw. Let
 // the last write of repodata.json be at t0, by A. A writes the .zst after t0, or leaves it because it is that already, at a
 // t1. A write of the .zst by any B after t1 is over the state of t1 or a later one, so that B saw it after t0, read
 // repodata.json's ETag later still, and writes only if that is the one that its .zst is of: the last. So from t1 on the
 // .zst holds the last repodata.json.
-func (m *monolith) putZst(ctx context.Context, zst *draft, etag string) (_ string, won bool, err error) {
+func (m *monolith) putMade(ctx context.Context, name string, d *draft, o store.PutOptions, etag string) (_ string, won bool, err error) {
 	for a := m.c.attempts(); ; {
 		if !a.next(ctx) {
-			return "", false, fmt.Errorf("writing %s: %w", m.key(zstName), a.err)
+			return "", false, fmt.Errorf("writing %s: %w", m.key(name), a.err)
 		}
-		old, found, err := m.c.head(ctx, m.key(zstName))
+		old, found, err := m.c.head(ctx, m.key(name))
 		if err != nil {
 			return "", false, err
 		}
-		delete(m.docs, zstName)
+		delete(m.docs, name)
 		if found {
-			m.docs[zstName] = old
+			m.docs[name] = old
 		}
 		now, _, err := m.c.head(ctx, m.key(repodataName))
 		if err != nil || now.ETag != etag {
 			return "", false, err
 		}
-		if etag, won, err := m.put(ctx, zstName, zst, asZst); won || err != nil {
+		if etag, won, err := m.put(ctx, name, d, o); won || err != nil {
 			return etag, won, err
 		}
 	}

@@ -76,7 +76,8 @@ func TestUpdateWritesInOrder(t *testing.T) {
 		got = append(got, strings.TrimPrefix(k, "noarch/"))
 	}
 	want := []string{"a-1-h0_0.conda", "a-1-h0_0.conda.sigs." + e.AttestationsSHA256, "a-1-h0_0.conda.sigs",
-		"shards/", "repodata_shards.msgpack.zst", "repodata.json", "repodata.json.zst", "run_exports.json", "repodata_merged.msgpack.zst"}
+		"shards/", "repodata_shards.msgpack.zst", "repodata.json", "repodata.json.zst",
+		"current_repodata.json", "current_repodata.json.zst", "run_exports.json", "repodata_merged.msgpack.zst"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -86,6 +87,8 @@ func TestUpdateWritesInOrder(t *testing.T) {
 		"a-1-h0_0.conda.sigs":                         {IfNoneMatch: true, ContentType: "application/json", CacheControl: "no-cache"},
 		"repodata.json":                               {IfNoneMatch: true, ContentType: "application/json", CacheControl: "public, max-age=60"},
 		"repodata.json.zst":                           {IfNoneMatch: true, ContentType: "application/zstd", CacheControl: "public, max-age=60"},
+		"current_repodata.json":                       {IfNoneMatch: true, ContentType: "application/json", CacheControl: "public, max-age=60"},
+		"current_repodata.json.zst":                   {IfNoneMatch: true, ContentType: "application/zstd", CacheControl: "public, max-age=60"},
 		"repodata_shards.msgpack.zst":                 {IfNoneMatch: true, ContentType: "application/zstd", CacheControl: "public, max-age=60"},
 	} {
 		got := m.objects["noarch/"+k].options
@@ -283,8 +286,8 @@ func isA[E error](err error) bool { _, ok := errors.AsType[E](err); return ok }
 // doing it again completes it.
 func TestCutOff(t *testing.T) {
 	t.Parallel()
-	p, q := newPack("a", "1", ".conda"), newPack("a", "2", ".conda")
-	for cut := range 10 {
+	p, q := newPack("a", "2", ".conda"), newPack("a", "1", ".conda")
+	for cut := range 12 {
 		m := newMemory()
 		base := New(m, Options{Now: clock()})
 		update(t, base, "noarch", q.upload(t, base, "noarch", 0))
@@ -310,7 +313,7 @@ func TestCutOff(t *testing.T) {
 			_, _, err = c.Update(ctx, "noarch", []Entry{{Filename: p.filename, Record: p.record("noarch"), AttestationsSHA256: s.SHA256}})
 			return err != nil
 		}()
-		if died != (cut < 8) {
+		if died != (cut < 10) { // package, sidecar twice, shard, index, repodata.json and current_repodata.json with .zst, base
 			t.Fatalf("cut after %d writes: died %v", cut, died)
 		}
 		m.before = nil

@@ -1,0 +1,246 @@
+package channel
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hallmark-attest/hallmark/internal/conda/match"
+)
+
+// selected gives the records of a document, as their bytes stand in it, by file; and everything else in it.
+func selected(t testing.TB, raw []byte) (records map[string]string, others map[string]string) {
+	t.Helper()
+	records, others = map[string]string{}, map[string]string{}
+	for p, err := range walk(bytes.NewReader(raw)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch p.kind {
+		case record:
+			records[(placed{p.section, p.key}).filename()] = string(p.raw)
+		case other:
+			others[p.key] = string(p.raw)
+		}
+	}
+	return records, others
+}
+
+// current gives a subdir's current_repodata.json, after it has been compared with repodata.json.
+func current(t testing.TB, m *memory, subdir string) []string {
+	t.Helper()
+	raw := m.get(t, subdir+"/current_repodata.json")
+	if !bytes.Equal(unzstd(t, m.get(t, subdir+"/current_repodata.json.zst")), raw) {
+		t.Error("the .zst holds something else")
+	}
+	if !json.Valid(raw) {
+		t.Errorf("it is not JSON: %s", raw)
+	}
+	have, others := selected(t, raw)
+	all, allOthers := selected(t, m.get(t, subdir+"/repodata.json"))
+	if d := cmp.Diff(allOthers, others); d != "" {
+		t.Errorf("besides the records: %s", d)
+	}
+	for f, r := range have {
+		if all[f] != r {
+			t.Errorf("%s is not as in repodata.json: %s", f, cmp.Diff(all[f], r))
+		}
+	}
+	return slices.Sorted(maps.Keys(have))
+}
+
+func TestCurrent(t *testing.T) {
+	t.Parallel()
+	rec := func(name, version, build, more string) string {
+		return fmt.Sprintf(`{"name":%q, "version":%q,"build":%q,"build_number":0%s}`, name, version, build, more)
+	}
+	for _, test := range []struct {
+		name string
+		doc  string
+		want []string
+	}{
+		{"nothing", ``, []string{}},
+		{"newest, with all its builds", `{"packages.conda":{"a-10-0.conda":` + rec("a", "10", "0", "") + `,"a-10-1.conda":` + rec("a", "10", "1", "") +
+			`,"a-9-0.conda":` + rec("a", "9", "0", "") + `}}`, []string{"a-10-0.conda", "a-10-1.conda"}},
+		{"dependencies to the end, across sections", `{"packages":{"b-1-0.tar.bz2":` + rec("b", "1", "0", `,"depends":["c <2","d"]`) + `,"b-2-0.tar.bz2":` + rec("b", "2", "0", "") +
+			`},"packages.conda":{"a-1-0.conda":` + rec("a", "1", "0", `,"depends":["b <2", "__glibc"]`) + `,"c-1-0.conda":` + rec("c", "1", "0", "") + `,"c-2-0.conda":` + rec("c", "2", "0", "") + `}}`,
+			[]string{"a-1-0.conda", "b-1-0.tar.bz2", "b-2-0.tar.bz2", "c-1-0.conda", "c-2-0.conda"}},
+		{"names that sort into each other", `{"packages.conda":{"a-1-0.conda":` + rec("a", "1", "0", "") + `,"a-b-1-0.conda":` + rec("a-b", "1", "0", `,"depends":["a <2"]`) +
+			`,"a-z-0.conda":` + rec("a", "z", "0", "") + `,"a-zz-1-0.conda":` + rec("a-zz", "1", "0", `,"depends":["a z"]`) + `}}`,
+			[]string{"a-1-0.conda", "a-b-1-0.conda", "a-z-0.conda", "a-zz-1-0.conda"}},
+		{"a record without features stands in", `{"packages.conda":{"a-1-0.conda":` + rec("a", "1", "0", "") + `,"a-2-0.conda":` + rec("a", "2", "0", `,"track_features":"x"`) + `}}`,
+			[]string{"a-1-0.conda", "a-2-0.conda"}},
+		{"odd records", `{"info":{"subdir":"x"},"packages.conda":{"a-1-0.conda":{"n\u0061me":"\u0061","version":"1","depends":["b\u0020<2",7],"timestamp":1.5e12,"track_features":[]},` +
+			`"b-1-0.conda":{"version":"1","build_number":1e3},"b-2-0.conda":` + rec("b", "2", "0", "") + `,"c-1-0.conda":{"name":7,"version":7}},"removed":["z-1-0.conda"],"other":[ 1 ]}`,
+			[]string{"a-1-0.conda", "b-1-0.conda", "b-2-0.conda"}},
+		{"v3", `{"info":{"repodata_revisions":{"v3":{}}},"packages.conda":{"a-1-0.conda":` + rec("a", "1", "0", "") + `,"a-0-0.conda":` + rec("a", "0", "0", "") + `},"v3":{"conda":{"a-2-0":` +
+			rec("a", "2", "0", `,"depends":["b[when=\"python >3\"]"]`) + `,"a-1.5-0":` + rec("a", "1.5", "0", "") + `,"b-1-0":` + rec("b", "1", "0", "") + `},"tar.bz2":{"b-0-0":` + rec("b", "0", "0", "") + `}}}`,
+			[]string{"a-1-0.conda", "a-2-0.conda", "b-1-0.conda"}},
+		{"unsorted", `{"packages.conda":{"b-1-0.conda":` + rec("b", "1", "0", "") + `,"a-1-0.conda":` + rec("a", "1", "0", "") + `}}`, []string{"a-1-0.conda", "b-1-0.conda"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			m := newMemory()
+			m.set("linux-64/repodata.json", []byte(test.doc))
+			if _, err := New(m, Options{Now: clock()}).Adopt(t.Context(), "linux-64"); err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(test.want, append([]string{}, current(t, m, "linux-64")...)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+// TestCurrentFollows: it is written when what is in it changes, again when somebody else has written it, and not at all
+// where it is to be left out.
+func TestCurrentFollows(t *testing.T) {
+	t.Parallel()
+	const key = "linux-64/current_repodata.json"
+	m := newMemory()
+	c := New(m, Options{Now: clock()})
+	update(t, c, "linux-64", newPack("a", "1", ".conda").upload(t, c, "linux-64", 0))
+	update(t, c, "linux-64", newPack("a", "2", ".conda").upload(t, c, "linux-64", 0))
+	first := m.objects[key]
+	if d := cmp.Diff([]string{"a-2-h0_0.conda"}, current(t, m, "linux-64")); d != "" {
+		t.Error(d)
+	}
+	update(t, c, "linux-64", newPack("a", "1.5", ".conda").upload(t, c, "linux-64", 0))
+	if m.objects[key].etag != first.etag {
+		t.Error("it was written although nothing changed in it")
+	}
+	for name, spoil := range map[string]func(){
+		"theirs": func() { m.set(key, []byte("{}")) },
+		"gone":   func() { delete(m.objects, key) },
+		"zst":    func() { m.set(key+".zst", nil) },
+	} {
+		spoil()
+		if written, err := c.Monolith(t.Context(), "linux-64"); err != nil || !written {
+			t.Errorf("%s: %v, %v", name, written, err)
+		}
+		if got := m.objects[key]; !bytes.Equal(got.b, first.b) {
+			t.Errorf("%s: %s", name, got.b)
+		}
+		current(t, m, "linux-64")
+	}
+	m.set(key, []byte("{}"))
+	c = New(m, Options{Now: clock(), NoCurrent: true})
+	update(t, c, "linux-64", newPack("b", "1", ".conda").upload(t, c, "linux-64", 0))
+	if got := string(m.get(t, key)); got != "{}" {
+		t.Errorf("it is to be left alone: %s", got)
+	}
+	if written, err := c.Monolith(t.Context(), "linux-64"); err != nil || written {
+		t.Errorf("once more: %v, %v", written, err)
+	}
+}
+
+// TestCurrentRaces has somebody else take out what an update puts in, between any two of its operations.
+func TestCurrentRaces(t *testing.T) {
+	t.Parallel()
+	for at := int64(0); ; at++ {
+		m := newMemory()
+		c, other := New(m, Options{}), New(m, Options{})
+		update(t, c, "noarch", newPack("a", "1", ".conda").upload(t, c, "noarch", 0))
+		e := newPack("b", "1", ".conda").upload(t, c, "noarch", 0)
+		ran := m.interrupt(at, func() {
+			if _, err := other.Remove(t.Context(), "noarch", []string{e.Filename}, false); err != nil {
+				t.Error(err)
+			}
+		})
+		if _, _, err := c.Update(t.Context(), "noarch", []Entry{e}); err != nil {
+			t.Fatal(err)
+		}
+		m.before = nil
+		all, _ := selected(t, m.get(t, "noarch/repodata.json"))
+		if d := cmp.Diff(slices.Sorted(maps.Keys(all)), current(t, m, "noarch")); d != "" {
+			t.Fatalf("removed before operation %d: %s", at, d)
+		}
+		if !ran.Load() {
+			return
+		}
+	}
+}
+
+// TestCurrentPytorch compares with conda-index's rules applied to a real channel, when that is there.
+func TestCurrentPytorch(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile(filepath.Join("..", "..", "..", "shared", "corpus", "repodata", "pytorch-linux-64.json"))
+	if err != nil {
+		t.Skip("no corpus")
+	}
+	m := newMemory()
+	m.set("linux-64/repodata.json", raw)
+	if _, err := New(m, Options{}).Adopt(t.Context(), "linux-64"); err != nil {
+		t.Fatal(err)
+	}
+	lines, err := os.ReadFile(filepath.Join("..", "conda", "match", "testdata", "newest-pytorch.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for line := range strings.Lines(string(lines)) {
+		_, key, _ := strings.Cut(strings.TrimSpace(line), " ")
+		want = append(want, key)
+	}
+	slices.Sort(want)
+	if d := cmp.Diff(want, current(t, m, "linux-64")); d != "" {
+		t.Error(d)
+	}
+}
+
+// FuzzLine: what the outline has of a record is what encoding/json reads in it.
+func FuzzLine(f *testing.F) {
+	for _, s := range []string{`{}`, `{"name":"a","depends":["b","c\u0020>1",{"x":"]"}],"build_number":3}`, ` { "version" : "1" , "track_features":[ ] , "timestamp": 1e12 } `,
+		`{"n\u0061me":"\"\\","features":" ","track_features":["x"]}`, `{"depends":[]}`, `{"depends":null,"name":null,"timestamp":-1}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var fields map[string]any
+		if !json.Valid(raw) || json.Unmarshal(raw, &fields) != nil || fields == nil {
+			return
+		}
+		got, err := newLine("x", raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.stretch = stretch{5, 1 << 40}
+		var back line
+		if err := back.read(string(got.append(nil))); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(got.Record, back.Record); d != "" || back.stretch != got.stretch {
+			if len(got.Depends)+len(back.Depends) > 0 {
+				t.Fatalf("written and read: %s", d)
+			}
+		}
+		if ms, err := splitObject(raw); err != nil || sortMembers(ms) != nil || !isText(raw) {
+			return // of two members with one name, either will do
+		}
+		text := func(key string) string { s, _ := fields[key].(string); return s }
+		want := match.Record{Key: "x", Name: text("name"), Version: text("version"), Build: text("build"), BuildNumber: got.BuildNumber, Timestamp: got.Timestamp, Features: got.Features}
+		list, _ := fields["depends"].([]any)
+		for _, e := range list {
+			if s, ok := e.(string); ok {
+				want.Depends = append(want.Depends, s)
+			}
+		}
+		if d := cmp.Diff(want, got.Record); d != "" {
+			t.Error(d)
+		}
+		for key, have := range map[string]int64{"build_number": got.BuildNumber, "timestamp": got.Timestamp} {
+			if n, _ := fields[key].(float64); n < 1e15 && n > -1e15 && int64(n) != have {
+				t.Errorf("%s is %d, want %v", key, have, n)
+			}
+		}
+	})
+}
+
+// isText tells whether no byte would be replaced in reading.
+func isText(raw []byte) bool { return bytes.Equal(bytes.ToValidUTF8(raw, nil), raw) }
