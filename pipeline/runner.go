@@ -29,6 +29,9 @@ type Runner struct {
 	Ledger Ledger
 	// Observer hears what happens, for progress and metrics. May be nil.
 	Observer Observer
+	// Tally is kept up to date with where the items are. It is made with NewTally for the same steps and one call of Run.
+	// May be nil.
+	Tally *Tally
 	// Log defaults to slog.Default().
 	Log *slog.Logger
 
@@ -63,6 +66,7 @@ type flight struct {
 type run struct {
 	*Runner
 	log      *slog.Logger
+	tally    *Tally
 	work     context.Context // ends when nothing more may be done, after the drain
 	draining <-chan struct{} // closed when the drain begins
 	drain    func(error)     // begins it; the first error is Run's result
@@ -97,6 +101,13 @@ func (r *Runner) Run(ctx context.Context) error {
 			return fmt.Errorf("step %s: concurrency %d, want at least 1", s, s.Concurrency)
 		}
 	}
+	tally := r.Tally
+	if tally == nil {
+		tally = NewTally(r.Steps)
+	}
+	if err := tally.fits(r.Steps); err != nil {
+		return err
+	}
 	maxInFlight := r.Flights()
 
 	pull, stopPull := context.WithCancel(ctx)
@@ -106,6 +117,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	x := &run{
 		Runner:   r,
 		log:      r.Log,
+		tally:    tally,
 		work:     work,
 		draining: pull.Done(),
 		permits:  make(chan struct{}, maxInFlight),
@@ -219,15 +231,24 @@ func (x *run) pull(ctx context.Context, in chan<- *flight) {
 			continue
 		}
 		failures = 0
+		// All are boarded before the first one goes on: the queue must hear of those that wait, or it hands them out again.
+		fs := make([]*flight, len(got))
 		for i, d := range got {
-			f := x.board(d)
+			fs[i] = x.board(d)
+		}
+		ready := &x.tally.stages[0].ready
+		ready.Add(int64(len(fs)))
+		for i, f := range fs {
 			select {
 			case in <- f:
+				continue
 			case <-ctx.Done():
-				x.land(f, 0)
-				x.release(got[i+1:])
-				return
 			}
+			ready.Add(int64(i - len(fs)))
+			for _, f := range fs[i:] {
+				x.land(f, 0)
+			}
+			return
 		}
 	}
 }
@@ -257,6 +278,7 @@ func (x *run) board(d Delivery) *flight {
 	d.Context = ctx
 	f := &flight{d: d, ctx: ctx, span: span}
 	x.inAir.Store(f, struct{}{})
+	x.tally.inFlight.Add(1)
 	return f
 }
 
@@ -272,6 +294,7 @@ func (x *run) land(f *flight, delay time.Duration) {
 func (x *run) ended(f *flight) {
 	f.span.End()
 	x.inAir.Delete(f)
+	x.tally.inFlight.Add(-1)
 	<-x.permits
 }
 

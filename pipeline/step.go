@@ -13,16 +13,20 @@ import (
 
 // startStep starts the goroutines of step i. They end when in is closed and drained; then out is closed.
 func (x *run) startStep(i int, in <-chan *flight, out chan<- *flight) {
-	s := x.Steps[i]
+	s, count := x.Steps[i], &x.tally.stages[i]
 	var wg sync.WaitGroup
 	for range s.Concurrency {
 		wg.Go(func() {
 			for f := range in {
+				count.ready.Add(-1)
 				if x.isDraining() && !f.committed {
 					x.land(f, 0)
 					continue
 				}
-				if x.do(s, f) {
+				if x.do(s, count, f) {
+					if i+1 < len(x.Steps) {
+						x.tally.stages[i+1].ready.Add(1)
+					}
 					out <- f // always drained: by the next step or by Run
 				}
 			}
@@ -36,10 +40,10 @@ func (x *run) startStep(i int, in <-chan *flight, out chan<- *flight) {
 
 // do runs one step on one item, with retries. It reports whether the item goes on; if not, it has been landed or its
 // outcome is on the way.
-func (x *run) do(s Step, f *flight) bool {
+func (x *run) do(s Step, count *stageCount, f *flight) bool {
 	retry := x.Retry.withDefault()
 	for attempt := 1; ; attempt++ {
-		err := x.attempt(s, f)
+		err := x.attempt(s, count, f)
 		if err == nil {
 			f.committed = f.committed || s.Commits
 			if s.Completes != "" {
@@ -76,22 +80,26 @@ func (x *run) do(s Step, f *flight) bool {
 		if f.committed {
 			stop = nil // carry on until the work ends
 		}
+		count.waits(f, time.Now().Add(delay))
 		t := time.NewTimer(delay)
 		select {
 		case <-t.C:
+			count.tried(f)
 			continue
 		case <-stop:
 		case <-x.work.Done():
 		}
 		t.Stop()
+		count.tried(f)
 		x.land(f, 0)
 		return false
 	}
 }
 
 // attempt runs the step once, in a span of its own, and turns a panic into a permanent error: it would come again.
-func (x *run) attempt(s Step, f *flight) (e *Error) {
+func (x *run) attempt(s Step, count *stageCount, f *flight) (e *Error) {
 	ctx, span := tracer().Start(f.ctx, s.String(), trace.WithAttributes(attribute.String("hallmark.package", f.d.Item.Filename)))
+	count.running.Add(1)
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
@@ -107,8 +115,10 @@ func (x *run) attempt(s Step, f *flight) (e *Error) {
 			}
 		}
 		span.End()
+		end := time.Now()
+		count.attempted(f.d.Item, e, end)
 		if x.Observer != nil {
-			x.Observer.StageDone(ctx, s.String(), f.d.Item, time.Since(start), e)
+			x.Observer.StageDone(ctx, s.String(), f.d.Item, end.Sub(start), e)
 		}
 	}()
 	return Classify(s.Run(ctx, f.d.Item))
