@@ -61,6 +61,7 @@ type Ratio struct {
 
 func (r *Report) add(t *tool, what string, packages int, u Usage, c *Calls) {
 	r.Rows = append(r.Rows, Row{Tool: t.name, What: what, Packages: packages, Usage: u, Calls: c, net: u.less(t.start)})
+	say("%s: %s, %d packages: read %s, written %s, %s, memory %s", t.name, what, packages, size(u.Read), size(u.Written), seconds(u.Wall), size(u.Peak))
 }
 
 // compare fills in the ratios. ours is Hallmark's name.

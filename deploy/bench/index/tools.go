@@ -187,8 +187,8 @@ func (p *python) shardInParts(ctx context.Context, d Directory, s *Synth) error 
 	if err != nil {
 		return err
 	}
-	const others = 1000
-	n := (len(s.names) + others) / max(1, most-others)
+	const each = 3 // files for a shard, at most
+	n := each * len(s.names) / most
 	if n == 0 {
 		return nil
 	}
