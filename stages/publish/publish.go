@@ -27,6 +27,7 @@ const Concurrency = 1024
 // Defaults of Options.
 const (
 	DefaultBatch = 1000
+	DefaultBytes = 16 << 20
 	DefaultQuiet = 200 * time.Millisecond
 	// DefaultInterval and DefaultIdle are when the documents of a large subdir are merged: this long after the last time, or
 	// after the last update.
@@ -61,6 +62,8 @@ type Index interface {
 type Options struct {
 	// Batch is the greatest number of items in one update. Default DefaultBatch.
 	Batch int
+	// Bytes is the greatest sum of the records of the items in one update; a larger record goes alone. Default DefaultBytes.
+	Bytes int
 	// Quiet is how long the first item of a subdir waits for others before there is an update; negative for not at all.
 	// Whatever arrives during an update waits for the next one, which follows at once. Default DefaultQuiet.
 	Quiet time.Duration
@@ -89,6 +92,7 @@ type Stage struct {
 // queue is what waits for a subdir's index. It exists as long as its writer does.
 type queue struct {
 	waiting []*request
+	bytes   int           // of their records
 	full    chan struct{} // gets a value when a whole batch waits
 }
 
@@ -97,6 +101,8 @@ type request struct {
 	entry channel.Entry
 	done  chan error // has room for the answer
 }
+
+func (r *request) size() int { return len(r.entry.Record) + len(r.entry.RunExports) }
 
 var _ pipeline.Stage = (*Stage)(nil)
 
@@ -107,6 +113,9 @@ func New(x Index) *Stage { return NewWith(x, Options{}) }
 func NewWith(x Index, o Options) *Stage {
 	if o.Batch <= 0 {
 		o.Batch = DefaultBatch
+	}
+	if o.Bytes <= 0 {
+		o.Bytes = DefaultBytes
 	}
 	if o.Quiet == 0 {
 		o.Quiet = DefaultQuiet
@@ -181,7 +190,8 @@ func (s *Stage) enqueue(subdir string, r *request) bool {
 		s.writers.Go(func() { s.write(subdir, q) })
 	}
 	q.waiting = append(q.waiting, r)
-	if len(q.waiting) >= s.options.Batch {
+	q.bytes += r.size()
+	if len(q.waiting) >= s.options.Batch || q.bytes >= s.options.Bytes {
 		select {
 		case q.full <- struct{}{}:
 		default:
@@ -213,13 +223,18 @@ func (s *Stage) take(subdir string, q *queue) []*request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var batch []*request
+	bytes := 0
 	for len(q.waiting) > 0 && len(batch) < s.options.Batch {
 		r := q.waiting[0]
-		q.waiting[0] = nil
-		q.waiting = q.waiting[1:]
 		if r.ctx.Err() == nil {
+			if bytes += r.size(); bytes > s.options.Bytes && len(batch) > 0 {
+				break
+			}
 			batch = append(batch, r)
 		}
+		q.waiting[0] = nil
+		q.waiting = q.waiting[1:]
+		q.bytes -= r.size()
 	}
 	if batch == nil {
 		delete(s.subdirs, subdir)

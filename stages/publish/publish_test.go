@@ -341,3 +341,32 @@ func TestDocumentsFollow(t *testing.T) {
 		s.Close() // ends the one that waits
 	})
 }
+
+// TestBatchesAreBoundedInBytes: what is too much for one update waits for the next; a record that is too much by itself goes alone.
+func TestBatchesAreBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := &index{}
+		s := NewWith(x, Options{Bytes: 100, Quiet: time.Minute})
+		defer s.Close()
+		start := time.Now()
+		var wg sync.WaitGroup
+		for i, n := range []int{40, 40, 40, 300, 10} {
+			it := item("linux-64", i)
+			it.Package.Record = []byte(strings.Repeat("x", n))
+			wg.Go(func() {
+				if err := s.Run(t.Context(), it); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("a whole batch waited for %v", d)
+		}
+		if want := []int{2, 1, 1, 1}; !slices.Equal(x.batches, want) {
+			t.Errorf("batches of %v, want %v", x.batches, want)
+		}
+	})
+}
