@@ -20,52 +20,71 @@ type base struct {
 
 // loadBase gives the subdir's base; nil if there is none that can be read: it saves work, and is nobody's only truth.
 func (c *Channel) loadBase(ctx context.Context, subdir string) (*base, error) {
-	key := subdir + "/" + baseName
-	b, info, found, err := c.read(ctx, key, maxShardIndex)
-	if _, ok := asMalformed(err); ok || err == nil && !found {
-		return &base{etag: info.ETag}, nil
-	}
+	index, etag, err := c.loadMerged(ctx, subdir, baseName)
 	if err != nil {
 		return nil, err
 	}
-	x := &base{etag: info.ETag, docs: map[string]string{}}
-	if b, err = c.codec.decompress(b); err != nil {
+	x := &base{etag: etag, docs: map[string]string{}, index: index}
+	if index == nil {
 		return x, nil
 	}
-	if index, err := parseShardIndex(subdir, b); err == nil {
-		x.index = index
-		for _, name := range c.documents() {
-			if m, ok := lookup(index.info, name); ok {
-				if t, _, err := text(m.raw); err == nil {
-					x.docs[name] = string(t)
-				}
+	for _, name := range c.documents() {
+		if m, ok := lookup(index.info, name); ok {
+			if t, _, err := text(m.raw); err == nil {
+				x.docs[name] = string(t)
 			}
 		}
 	}
 	return x, nil
 }
 
+// loadMerged gives the shards that something was merged from; nil if there is nothing that can be read. etag is the object's.
+func (c *Channel) loadMerged(ctx context.Context, subdir, name string) (x *shardIndex, etag string, err error) {
+	b, info, found, err := c.read(ctx, subdir+"/"+name, maxShardIndex)
+	if _, ok := asMalformed(err); ok || err == nil && !found {
+		return nil, info.ETag, nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if b, err = c.codec.decompress(b); err != nil {
+		return nil, info.ETag, nil
+	}
+	if x, err = parseShardIndex(subdir, b); err != nil {
+		return nil, info.ETag, nil
+	}
+	return x, info.ETag, nil
+}
+
 // saveBase says that the documents with these ETags are a merge of the index. That somebody else said something meanwhile
 // is no failure: theirs is as true.
 func (c *Channel) saveBase(ctx context.Context, subdir string, was *base, docs map[string]string, index *shardIndex) error {
-	n := *index
-	n.names = make([]member, 0, len(index.shards))
-	for _, name := range slices.Sorted(maps.Keys(index.shards)) {
-		h := index.shards[name]
-		n.names = append(n.names, packMember(name, appendBytes(nil, h[:])))
-	}
-	n.info = slices.Clone(index.info)
+	var notes []member
 	for _, name := range c.documents() {
 		if etag, ok := docs[name]; ok {
-			n.info = setMember(n.info, name, appendString(nil, etag))
+			notes = append(notes, packMember(name, appendString(nil, etag)))
 		}
 	}
-	slices.SortFunc(n.info, byKey)
-	top := overlay(overlay(newShardIndex(subdir).others, n.others), []member{
-		packMember("info", joinMap(nil, n.info)),
-		packMember("shards", joinMap(nil, n.names)),
+	return c.saveMerged(ctx, subdir, baseName, was.etag, index, index.shards, notes)
+}
+
+// saveMerged writes what loadMerged reads, over the state with this ETag: these shards of an index, and notes in its info.
+func (c *Channel) saveMerged(ctx context.Context, subdir, name, etag string, index *shardIndex, shards map[string]hash, notes []member) error {
+	names := make([]member, 0, len(shards))
+	for _, name := range slices.Sorted(maps.Keys(shards)) {
+		h := shards[name]
+		names = append(names, packMember(name, appendBytes(nil, h[:])))
+	}
+	info := slices.Clone(index.info)
+	for _, m := range notes {
+		info = setMember(info, m.key, m.raw)
+	}
+	slices.SortFunc(info, byKey)
+	top := overlay(overlay(newShardIndex(subdir).others, index.others), []member{
+		packMember("info", joinMap(nil, info)),
+		packMember("shards", joinMap(nil, names)),
 	})
-	_, _, err := c.put(ctx, subdir+"/"+baseName, c.codec.shards.EncodeAll(joinMap(nil, top), nil), over(asBase, was.etag))
+	_, _, err := c.put(ctx, subdir+"/"+name, c.codec.shards.EncodeAll(joinMap(nil, top), nil), over(asBase, etag))
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hallmark-attest/hallmark/internal/conda/match"
+	"github.com/hallmark-attest/hallmark/internal/store"
 )
 
 // selected gives the records of a document, as their bytes stand in it, by file; and everything else in it.
@@ -244,3 +245,52 @@ func FuzzLine(f *testing.F) {
 
 // isText tells whether no byte would be replaced in reading.
 func isText(raw []byte) bool { return bytes.Equal(bytes.ToValidUTF8(raw, nil), raw) }
+
+// BenchmarkMerge writes a made-up repodata.json of 50,000 records anew, with and without current_repodata.json.
+func BenchmarkMerge(b *testing.B) {
+	const names, each = 2500, 20
+	var doc bytes.Buffer
+	doc.WriteString(`{"info":{"subdir":"linux-64"},"packages":{},"packages.conda":{`)
+	for n := range names {
+		for v := range each {
+			file := fmt.Sprintf("name%04d-1.%02d.0-h%07x_0", n, v, n*v)
+			if n+v > 0 {
+				doc.WriteByte(',')
+			}
+			fmt.Fprintf(&doc, `"%s.conda":{"attestations_sha256":"%s","build":"h%07x_0","build_number":0,"depends":["__glibc >=2.17,<3.0.a0","libgcc >=13","name%04d >=1.%02d.0,<2.0a0","name%04d","python >=3.1%d,<3.1%d.0a0"],`+
+				`"indexed_timestamp":1760000000000,"license":"Apache-2.0","license_family":"Apache","md5":"%s","name":"name%04d","sha256":"%s","size":%d,"subdir":"linux-64","timestamp":17%011d,"version":"1.%02d.0"}`,
+				file, strings.Repeat("ab", 32), n*v, (n+1)%names, v/2, (n*7)%names, v%5, v%5+1, strings.Repeat("cd", 16), n, strings.Repeat("ef", 32), n*v+1000, n*v, v)
+		}
+	}
+	doc.WriteString(`},"removed":[],"repodata_version":1}`)
+	for _, without := range []bool{true, false} {
+		b.Run(fmt.Sprintf("NoCurrent=%v", without), func(b *testing.B) {
+			b.SetBytes(int64(doc.Len()))
+			b.ReportAllocs()
+			for b.Loop() {
+				m := &monolith{c: New(newMemory(), Options{NoCurrent: without}), s: &subdir{name: "linux-64"}, dir: b.TempDir(), docs: map[string]store.Info{}}
+				m.c.store.(*memory).set("linux-64/repodata.json", doc.Bytes())
+				if err := m.look(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				m.index = newShardIndex("linux-64")
+				made, zst, _, err := m.repodata(b.Context(), newDelta(m.dir))
+				if err != nil {
+					b.Fatal(err)
+				}
+				current, currentZst, err := m.current(made)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if !without {
+					b.ReportMetric(float64(current.size)/float64(made.size), "of-repodata")
+					b.ReportMetric(float64(m.lines.size)/1e6, "outline-MB")
+				}
+				for _, d := range []*draft{made, zst, current, currentZst} {
+					d.remove()
+				}
+				m.lines.close()
+			}
+		})
+	}
+}

@@ -18,6 +18,7 @@ const (
 	runExportsName = "run_exports.json"
 	shardIndexName = "repodata_shards.msgpack.zst"
 	shardSuffix    = ".msgpack.zst"
+	channelDataKey = "channeldata.json" // of the channel's root
 	sigsSuffix     = ".sigs"
 	noarch         = "noarch"
 )

@@ -113,8 +113,24 @@ func (m *memory) Get(ctx context.Context, key string) (io.ReadCloser, store.Info
 	return io.NopCloser(bytes.NewReader(m.objects[key].b)), m.info(key), nil
 }
 
-func (m *memory) GetRange(context.Context, string, int64, int64, string) (io.ReadCloser, store.Info, error) {
-	return nil, store.Info{}, fmt.Errorf("ranges: %w", store.ErrUnsupported) // the channel reads whole objects
+func (m *memory) GetRange(ctx context.Context, key string, offset, length int64, etag string) (io.ReadCloser, store.Info, error) {
+	i, err := m.look(ctx, "range", key)
+	if err != nil {
+		return nil, i, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b, i := m.objects[key].b, m.info(key)
+	if etag != "" && i.ETag != etag {
+		return nil, store.Info{}, fmt.Errorf("range of %s: %w", key, store.ErrPrecondition)
+	}
+	if offset < 0 {
+		offset, length = max(0, i.Size+offset), i.Size
+	}
+	if offset >= i.Size {
+		return nil, store.Info{}, fmt.Errorf("range of %s: %w", key, store.ErrRange)
+	}
+	return io.NopCloser(bytes.NewReader(b[offset:min(i.Size, offset+length)])), i, nil
 }
 
 func (m *memory) Head(ctx context.Context, key string) (store.Info, error) {
