@@ -34,6 +34,9 @@ func complete(t *testing.T, get getter, want map[string][]string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := current(get, doc); err != nil {
+		t.Errorf("current_repodata.json: %v", err)
+	}
 	same(t, "the shards", maps.Keys(rows), want)
 	same(t, "repodata.json", maps.Keys(doc.rows), want)
 	same(t, "run_exports.json", slices.Values(exports), want)
@@ -45,6 +48,41 @@ func complete(t *testing.T, get getter, want map[string][]string) {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
+}
+
+// current checks that current_repodata.json has each name's newest, at least, and nothing that repodata.json has not.
+func current(get getter, doc document) error {
+	b, err := get(subdir + "/current_repodata.json")
+	if err != nil {
+		return err
+	}
+	z, err := get(subdir + "/current_repodata.json.zst")
+	if err == nil {
+		z, err = unzstd(z)
+	}
+	if err != nil || !bytes.Equal(z, b) {
+		return fmt.Errorf("its .zst is another's (%v)", err)
+	}
+	d, err := parseDocument(b)
+	if err != nil {
+		return err
+	}
+	names := map[string]bool{}
+	for file := range doc.rows {
+		p, _ := packOf(file)
+		names[p.Name] = true
+	}
+	for file, r := range d.rows {
+		if w, ok := doc.rows[file]; !ok || w.SHA256 != r.SHA256 || w.Attestations != r.Attestations {
+			return fmt.Errorf("%s: %+v, repodata.json has %+v", file, r, w)
+		}
+		p, _ := packOf(file)
+		delete(names, p.Name)
+	}
+	if len(names) > 0 {
+		return fmt.Errorf("it has nothing of %d names", len(names))
+	}
+	return nil
 }
 
 func runExports(get getter) (files []string, err error) {

@@ -6,6 +6,7 @@
 //
 //   - HALLMARK_WRITERS: how many packages TestWritersS3 publishes (default 1000; the full run is 10000).
 //   - HALLMARK_KILLS: how many times TestKilledWriters kills in each of its two parts (default 15; the full run is 200).
-//   - HALLMARK_FOREIGN=1: TestForeignWriter comes between any two operations of every scene (default: every third, in turns).
+//   - HALLMARK_FOREIGN: at every how manieth operation of a scene TestForeignWriter comes between (default 5, scenes take turns with
+//     where they begin; the full run is 1).
 //   - HALLMARK_SEED: the seed of all chance, as a failed run has printed it.
 package writers

@@ -284,10 +284,7 @@ func (s *scene) settled(inShards bool) {
 // stays so, what was removed stays away.
 func TestForeignWriter(t *testing.T) {
 	t.Parallel()
-	step, scenes := 3, 0 // scenes take turns with the points
-	if number(t, "HALLMARK_FOREIGN", 3) == 1 {
-		step = 1
-	}
+	step, scenes := number(t, "HALLMARK_FOREIGN", 5), 0 // scenes take turns with the points
 	for name, f := range map[string]foreign{
 		"OtherNames": {adds: newPack("x", "1", ".conda"), hotfixes: old[0], removes: old[3]},
 		"OneName":    {adds: newPack("a", "9", ".conda"), hotfixes: old[0], removes: old[1]},

@@ -75,7 +75,7 @@ func TestTheBaseFollows(t *testing.T) {
 		other := s.publish(0, fresh[1])
 		s.start = maps.Clone(s.m.objects)
 		two := channel.New(s.m, channel.Options{Small: -1})
-		for n, ended := 0, false; !ended; n++ {
+		for n, ended := 0, false; !ended; n += 2 {
 			s.begin()
 			at := s.m.interrupt(n, func() { // while one merges, two publishes and merges
 				ctx := context.WithValue(t.Context(), aside{}, true)

@@ -73,11 +73,11 @@ var faults = []struct {
 	{"409 that asks to try again", 10, conditional},
 	{"409", 10, conditional},
 	{"412 without a cause", 15, conditional},
-	{"503", 10, always},
-	{"503 with Retry-After", 10, always},
-	{"connection dropped before", 15, always},
+	{"503", 8, always},
+	{"503 with Retry-After", 7, always},
+	{"connection dropped before", 10, always},
 	{"answer lost after the write", 20, conditional},
-	{"answer broken off", 5, func(r *http.Request) bool { return r.Method == http.MethodGet }},
+	{"answer broken off", 10, func(r *http.Request) bool { return r.Method == http.MethodGet }},
 }
 
 func always(*http.Request) bool { return true }
