@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hallmark-attest/hallmark/internal/conda"
 	"github.com/hallmark-attest/hallmark/internal/store"
 	"github.com/klauspost/compress/zstd"
 )
@@ -365,5 +368,51 @@ func TestChannelDataRaces(t *testing.T) {
 		if len(entries(t, m)) != 1 {
 			t.Errorf("cut after %d writes", cut)
 		}
+	}
+}
+
+// TestChannelDataOfSamples compares with what conda-index 0.13.0 (--channeldata) makes of real packages, when they are
+// there. It differs from CEP 38 in one thing: its timestamp is that of the last version that it looked at, not the greatest.
+func TestChannelDataOfSamples(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../../shared/corpus/packages/*")
+	if err != nil || len(files) == 0 {
+		t.Skip("no corpus")
+	}
+	m := newMemory()
+	c := New(m, Options{})
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Base(f)
+		p, err := conda.Read(t.Context(), bytes.NewReader(b), int64(len(b)), name)
+		if err != nil && strings.HasPrefix(name, "ca-certificates") { // somebody packed it again with another program
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.PutPackage(t.Context(), p.Subdir, name, bytes.NewReader(b), int64(len(b)), p.SHA256); err != nil {
+			t.Fatal(err)
+		}
+		update(t, c, p.Subdir, Entry{Filename: name, Record: p.Record, RunExports: p.RunExports})
+	}
+	merged(t, c, "noarch", "osx-64")
+	var want, got map[string]any
+	raw, err := os.ReadFile("testdata/channeldata/conda-index.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(json.Unmarshal(raw, &want), json.Unmarshal(m.get(t, "channeldata.json"), &got)); err != nil {
+		t.Fatal(err)
+	}
+	packages, _ := want["packages"].(map[string]any)
+	for _, name := range []string{"clobber-1", "clobber-2", "clobber-3"} {
+		packages[name].(map[string]any)["timestamp"] = 1707750772.0 // version 0.1.0's, which is the later one
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
 	}
 }
