@@ -124,10 +124,12 @@ func (p *publishCmd) work(ctx context.Context, env *command.Env, ps *parts, c *p
 		ctx, cancel = context.WithTimeoutCause(ctx, p.Timeout, errTimeout)
 		defer cancel()
 	}
-	r, err := ps.runner(ctx, env, c, &p.StageFlags, p.DrainTimeout, progress)
+	// Nobody else reaches an embedded server that does not listen.
+	r, ended, err := ps.runner(ctx, env, c, &p.StageFlags, p.DrainTimeout, p.NATS != "" || p.Listen != "", progress)
 	if err != nil {
 		return nil, err
 	}
+	defer ended()
 	run, done := context.WithCancelCause(ctx)
 	defer done(nil)
 	finished := make(chan error, 1)

@@ -41,23 +41,39 @@ type parts struct {
 	encoder  *event.Encoder
 }
 
-// runner puts the parts together for a campaign that is not cut.
-func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campaign, f *command.StageFlags, drain time.Duration, observers ...pipeline.Observer) (*pipeline.Runner, error) {
+// runner puts the parts together for a campaign that is not cut. If somebody may ask, status is answered as long as it
+// works. The returned function MUST be called once the runner has ended.
+func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campaign, f *command.StageFlags, drain time.Duration, asked bool, observers ...pipeline.Observer) (*pipeline.Runner, func(), error) {
 	steps, err := stages.Build(stages.Names(), stages.Parts{Campaign: c, Channel: p.channel, Signer: p.signer, Verifier: p.verifier,
 		MonolithInterval: f.MonolithInterval, Log: env.Log}, f.Concurrency)
 	if err != nil {
-		return nil, command.Usage("", err)
+		return nil, nil, command.Usage("", err)
 	}
 	meters, err := telemetry.NewMeters()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := p.queue.Sweep(ctx, c.Name); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	r := &pipeline.Runner{Steps: steps, Ledger: p.queue.Ledger(c, p.encoder), Observer: pipeline.Observers(append(observers, meters)...), Log: env.Log, DrainTimeout: drain}
+	r := &pipeline.Runner{Steps: steps, Ledger: p.queue.Ledger(c, p.encoder), Observer: pipeline.Observers(append(observers, meters)...),
+		Tally: pipeline.NewTally(steps), Log: env.Log, DrainTimeout: drain}
 	if r.Source, err = p.queue.Source(ctx, c.Name, steps[0].String(), queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: p.encoder}); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return r, nil
+	leave := func() {}
+	if asked {
+		if leave, err = p.queue.Present(queue.Presence{Worker: queue.WorkerID(), Campaign: c, Segment: steps[0].String(), Tally: r.Tally}); err != nil {
+			return nil, nil, err
+		}
+	}
+	unmeter, err := meters.InFlight(r.Tally.InFlight)
+	if err != nil {
+		leave()
+		return nil, nil, err
+	}
+	return r, func() {
+		leave()
+		_ = unmeter() // there is nothing else to unregister at the end
+	}, nil
 }

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hallmark-attest/hallmark/internal/command"
 	"github.com/hallmark-attest/hallmark/pipeline"
@@ -31,19 +34,23 @@ func (s *statusCmd) Run(ctx context.Context, env *command.Env) error {
 	if err != nil {
 		return fmt.Errorf("listing campaigns: %w", err)
 	}
-	out := []*summary{}
-	for _, c := range campaigns {
-		if s.Campaign != "" && c.Name != s.Campaign || s.Campaign == "" && !s.All && c.State != pipeline.StateOpen {
-			continue
-		}
-		sum, err := summarise(ctx, q, c)
-		if err != nil {
-			return fmt.Errorf("campaign %s: %w", c.Name, err)
-		}
-		if err := sum.estimate(ctx, q, c); err != nil {
-			return fmt.Errorf("campaign %s: %w", c.Name, err)
-		}
-		out = append(out, sum)
+	campaigns = slices.DeleteFunc(campaigns, func(c *pipeline.Campaign) bool {
+		return s.Campaign != "" && c.Name != s.Campaign || s.Campaign == "" && !s.All && c.State != pipeline.StateOpen
+	})
+	// At once, since the workers of each are given time to answer.
+	out := make([]*summary, len(campaigns))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i, c := range campaigns {
+		g.Go(func() (err error) {
+			if out[i], err = stand(gctx, q, c); err != nil {
+				return fmt.Errorf("campaign %s: %w", c.Name, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	if s.Campaign != "" && len(out) == 0 {
 		return &command.Error{Code: command.ExitFailed, Item: s.Campaign, Err: errors.New("no such campaign"), Hint: "see producer status --all"}
@@ -56,9 +63,32 @@ func (s *statusCmd) Run(ctx context.Context, env *command.Env) error {
 			fmt.Fprintln(w, "no open campaigns")
 		}
 		for _, sum := range out {
-			sum.status(w)
+			sum.status(w, time.Now())
 		}
 	})
+}
+
+// stand is how a campaign stands, for status: with its rate, and with what its workers say if it is open.
+func stand(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summary, error) {
+	s, err := summarise(ctx, q, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.estimate(ctx, q, c); err != nil {
+		return nil, err
+	}
+	if c.State != pipeline.StateOpen {
+		return s, nil
+	}
+	a, err := q.Workers(ctx, c.Name, 0)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		s.WorkersError = err.Error() // the counts are worth showing all the same
+		return s, nil
+	}
+	return s, s.workers(c, a)
 }
 
 // openExisting opens the queue that other commands work with.
@@ -93,8 +123,8 @@ func (s *summary) estimate(ctx context.Context, q *queue.Queue, c *pipeline.Camp
 	return nil
 }
 
-// status writes a campaign as status shows it.
-func (s *summary) status(w io.Writer) {
+// status writes a campaign as status shows it at the time now.
+func (s *summary) status(w io.Writer, now time.Time) {
 	fmt.Fprintf(w, "%s  %s  since %s\n", s.Campaign, s.State, s.Created.Format(time.RFC3339))
 	fmt.Fprintf(w, "  writes to   %s\n", s.To)
 	if s.ChannelURL != "" {
@@ -104,8 +134,16 @@ func (s *summary) status(w io.Writer) {
 	fmt.Fprintf(w, "  %d enqueued = %d published + %d skipped + %d set aside + %d aborted + %d waiting\n",
 		s.Enqueued, s.Published, s.Skipped, s.Failed, s.Aborted, s.Waiting)
 	fmt.Fprintf(w, "  %d signed and uploaded so far\n", s.Signed)
+	todo := uint64(0) // what this segment has or will get
 	for _, g := range s.Segments {
-		fmt.Fprintf(w, "  from %-8s %d pending, %d in flight, %d handed out more than once\n", g.Name, g.Pending, g.InFlight, g.Redelivered)
+		todo += g.Pending + g.InFlight
+		g.status(w, todo > 0, now)
+	}
+	if s.WorkersError != "" {
+		fmt.Fprintf(w, "  what the workers do is not known: %s\n", s.WorkersError)
+	}
+	if s.WorkersUnread > 0 {
+		fmt.Fprintf(w, "  %d answers of workers could not be read\n", s.WorkersUnread)
 	}
 	if s.PerMinute > 0 {
 		fmt.Fprintf(w, "  %d/min, about %s left\n", s.PerMinute, time.Duration(s.Left)*time.Second)

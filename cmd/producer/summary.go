@@ -34,6 +34,9 @@ type summary struct {
 	Waiting   uint64 `json:"waiting"`
 
 	Segments []segment `json:"segments,omitempty"`
+	// WorkersError is why it is not known which workers there are; WorkersUnread is how many answers were none.
+	WorkersError  string `json:"workersError,omitempty"`
+	WorkersUnread int    `json:"workersUnread,omitempty"`
 	// PerMinute is how many items were finished in the last minute; Left is how long the rest takes at that rate, in
 	// seconds. Both are absent where they mean nothing.
 	PerMinute uint64 `json:"perMinute,omitempty"`
@@ -51,6 +54,10 @@ type segment struct {
 	Pending     uint64 `json:"pending"`
 	InFlight    uint64 `json:"inFlight"`
 	Redelivered uint64 `json:"redelivered"`
+	// Workers are those that serve the segment now, and Stages what they say together, for each stage of the segment.
+	// Both are absent where nobody was asked: in publish's result, for a closed campaign, and if WorkersError says why.
+	Workers []queue.WorkerStatus `json:"workers,omitzero"`
+	Stages  []queue.StageStatus  `json:"stages,omitzero"`
 }
 
 type cause struct {
@@ -87,7 +94,7 @@ func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summ
 		Identity: c.Identity, Issuer: c.Issuer, Enqueued: counts.Enqueued, Signed: counts.Signed, Published: counts.Published, Skipped: counts.Skipped,
 		Failed: counts.Failed, Aborted: counts.Aborted, Waiting: counts.Waiting()}
 	for _, g := range counts.Segments {
-		s.Segments = append(s.Segments, segment{g.Name, g.Pending, g.InFlight, g.Redelivered})
+		s.Segments = append(s.Segments, segment{Name: g.Name, Pending: g.Pending, InFlight: g.InFlight, Redelivered: g.Redelivered})
 	}
 	byCause := map[[2]string]*cause{}
 	for e, err := range q.Quarantined(ctx, c.Name) {

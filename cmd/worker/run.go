@@ -48,7 +48,7 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	if len(names) == 0 {
 		names = stages.Names()
 	}
-	w := &worker{env: env, names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout}
+	w := &worker{env: env, id: queue.WorkerID(), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout}
 	// A worker holds the credentials that its stages need, and no others.
 	if slices.Contains(names, "sign") {
 		signer, verifier, err := g.Signer(ctx, env)
@@ -66,10 +66,16 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 		}
 		w.verifier = verifier
 	}
-	var err error
-	if w.meters, err = telemetry.NewMeters(); err != nil {
+	meters, err := telemetry.NewMeters()
+	if err != nil {
 		return err
 	}
+	unmeter, err := meters.InFlight(w.inFlight)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unmeter() }() // there is nothing else to unregister at the end
+	w.meters = meters
 	q, closeQueue, err := g.Open(ctx, env, "worker")
 	if err != nil {
 		return err
@@ -82,6 +88,7 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 // worker serves every open campaign with one runner each.
 type worker struct {
 	env              *command.Env
+	id               string // what status calls this worker
 	queue            *queue.Queue
 	signer           *sign.KeylessSigner
 	verifier         *attest.Verifier
@@ -91,6 +98,16 @@ type worker struct {
 	concurrency      map[string]int
 	interval         time.Duration // see stages.Parts.MonolithInterval
 	drain            time.Duration
+	tallies          sync.Map // *pipeline.Tally of each runner → nothing
+}
+
+// inFlight is how many items the worker holds, of all campaigns.
+func (w *worker) inFlight() int64 {
+	var n int64
+	for t := range w.tallies.Range {
+		n += t.(*pipeline.Tally).InFlight()
+	}
+	return n
 }
 
 // work starts a runner for each campaign that opens and ends it when the campaign closes; it returns when ctx has ended
@@ -178,7 +195,7 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 		return err
 	}
 	encoder := &event.Encoder{Version: command.Version()}
-	r := &pipeline.Runner{Steps: steps, Ledger: w.queue.Ledger(c, encoder), Observer: w.meters,
+	r := &pipeline.Runner{Steps: steps, Ledger: w.queue.Ledger(c, encoder), Observer: w.meters, Tally: pipeline.NewTally(steps),
 		Log: log, DrainTimeout: w.drain}
 	if at+1 < len(segments) {
 		r.Next = segments[at+1][0]
@@ -186,7 +203,14 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	if r.Source, err = w.queue.Source(ctx, c.Name, w.names[0], queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: encoder}); err != nil {
 		return err
 	}
-	log.Info("serving a campaign", "stages", strings.Join(w.names, ","))
+	w.tallies.Store(r.Tally, nil)
+	defer w.tallies.Delete(r.Tally)
+	leave, err := w.queue.Present(queue.Presence{Worker: w.id, Campaign: c, Segment: w.names[0], Tally: r.Tally})
+	if err != nil {
+		return err
+	}
+	defer leave()
+	log.Info("serving a campaign", "stages", strings.Join(w.names, ","), "worker", w.id)
 	if !slices.Contains(w.names, "publish") {
 		return r.Run(ctx)
 	}

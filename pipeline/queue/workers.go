@@ -102,7 +102,7 @@ func (q *Queue) Workers(ctx context.Context, campaign string, wait time.Duration
 		default:
 			return fail(err)
 		}
-		w, err := readAnswer(m.Data, campaign, time.Now())
+		w, err := readAnswer(m.Data, campaign, time.Now().UTC().Truncate(time.Millisecond))
 		key := [2]string{w.ID, w.Segment}
 		if err != nil || seen[key] {
 			out.Unread++
