@@ -131,16 +131,16 @@ func TestChannelData(t *testing.T) {
 	if merged(t, c, "linux-64", "noarch") || merged(t, c) || len(m.writes) != writes {
 		t.Errorf("the second time wrote %q", m.writes[writes:])
 	}
-	reads := 0
+	var reads atomic.Int64
 	m.before = func(op, key string) error {
 		if op == "range" {
-			reads++
+			reads.Add(1)
 		}
 		return nil
 	}
 	update(t, c, "linux-64", realPack(t, "a", "1.10", "linux-64", link).upload(t, c, "linux-64", 1))
-	if merged(t, c, "linux-64") || reads != 0 {
-		t.Errorf("a signature: %d reads", reads)
+	if merged(t, c, "linux-64") || reads.Load() != 0 {
+		t.Errorf("a signature: %d reads", reads.Load())
 	}
 
 	// What somebody else put in stays, and an entry of which nothing changes stays byte for byte.
@@ -165,8 +165,8 @@ func TestChannelData(t *testing.T) {
 	if d := cmp.Diff(want, string(m.get(t, "channeldata.json"))); d != "" {
 		t.Error(d)
 	}
-	if reads != 3 {
-		t.Errorf("%d reads, want one for each entry", reads)
+	if n := reads.Load(); n != 3 {
+		t.Errorf("%d reads, want one for each entry", n)
 	}
 
 	// What is removed goes.

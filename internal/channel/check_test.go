@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -302,18 +303,18 @@ func TestMonolithReadsWhatChanged(t *testing.T) {
 		t.Errorf("%d digests before the merge", n)
 	}
 	c = New(m, o)
-	shards := 0
+	var shards atomic.Int64
 	m.before = func(op, key string) error {
 		if op == "get" && strings.HasPrefix(key, "s/shards/") {
-			shards++
+			shards.Add(1)
 		}
 		return nil
 	}
 	if w, err := c.Monolith(t.Context(), "s"); err != nil || !w {
 		t.Fatal(w, err)
 	}
-	if shards != 3 { // n7 before and after, new
-		t.Errorf("read %d shards", shards)
+	if n := shards.Load(); n != 3 { // n7 before and after, new
+		t.Errorf("read %d shards", n)
 	}
 	m.before = nil
 	if n := agree(t, func(k string) []byte { return m.get(t, k) }, "s"); n != 62 {
