@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/hallmark-attest/hallmark/pipeline"
@@ -200,6 +201,46 @@ func TestSilentWorkers(t *testing.T) {
 	time.AfterFunc(10*time.Millisecond, cancel)
 	if _, err := i.Workers(ctx, "rebuild", time.Hour); !errors.Is(err, context.Canceled) || errors.Is(err, ErrNoAnswer) {
 		t.Errorf("%v", err)
+	}
+}
+
+// The permissions that docs/operating.md names are enough, and without them it is not taken for "no workers".
+func TestPresencePermissions(t *testing.T) {
+	t.Parallel()
+	user := func(name string, p server.Permissions) *server.User {
+		return &server.User{Username: name, Password: name, Permissions: &p}
+	}
+	allow := func(subjects ...string) *server.SubjectPermission { return &server.SubjectPermission{Allow: subjects} }
+	none := &server.SubjectPermission{Deny: []string{">"}}
+	s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, Users: []*server.User{
+		user("worker", server.Permissions{Publish: none, Subscribe: allow("hallmark.v1.status.*"), Response: &server.ResponsePermission{MaxMsgs: 1, Expires: time.Minute}}),
+		user("operator", server.Permissions{Publish: allow("hallmark.v1.status.*"), Subscribe: allow("_INBOX.>")}),
+		user("stranger", server.Permissions{Publish: none, Subscribe: allow("_INBOX.>")}),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	as := func(name string) *instance {
+		nc, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo(name, name), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		return &instance{Queue: &Queue{nc: nc, log: quiet}, nc: nc}
+	}
+	worker, operator, stranger := as("worker"), as("operator"), as("stranger")
+	worker.present(t, Presence{Worker: "w", Campaign: campaign("rebuild"), Segment: "hash", Tally: tally{0, []pipeline.StageTally{{Stage: "hash"}}}})
+	worker.flush(t)
+	if a := operator.ask(t, "rebuild", 200*time.Millisecond); len(a.Workers) != 1 {
+		t.Errorf("the operator gets %+v", a)
+	}
+	if _, err := stranger.Workers(t.Context(), "rebuild", 100*time.Millisecond); !errors.Is(err, ErrNoAnswer) {
+		t.Errorf("the stranger gets %v", err)
 	}
 }
 
