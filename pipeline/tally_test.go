@@ -181,6 +181,26 @@ func TestTallyTakesEachKindOfError(t *testing.T) {
 	}
 }
 
+// Each outage has a beginning of its own, and of what waits the first to be tried counts.
+func TestTallyOfASecondOutage(t *testing.T) {
+	t.Parallel()
+	began := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	at := func(sec int) time.Time { return began.Add(time.Duration(sec) * time.Second) }
+	c := stageCount{name: "sign"}
+	down := Classify(errors.New("503"))
+	for sec, err := range []*Error{down, down, nil, down, down} {
+		c.attempted(&Item{}, err, at(sec))
+	}
+	var fs [20]flight
+	for i := range fs {
+		c.waits(&fs[i], at(100+(i+10)%20))
+	}
+	tr := c.read().Trouble
+	if tr == nil || !tr.Since.Equal(at(3)) || !tr.At.Equal(at(4)) || !tr.NextTry.Equal(at(100)) {
+		t.Errorf("%+v", tr)
+	}
+}
+
 func TestRunnerRefusesAnothersTally(t *testing.T) {
 	t.Parallel()
 	q := newMemory(0)
@@ -199,7 +219,8 @@ func TestRunnerExtendsItemsBeforeTheFirstStage(t *testing.T) {
 		jobs := q.waiting
 		gate := make(chan struct{})
 		steps := []Step{step("hash", 2, func(context.Context, *Item) error { <-gate; return nil })}
-		res, drain := start(t, &Runner{Source: q, Ledger: q, Steps: steps, MaxInFlight: 30})
+		tally := NewTally(steps)
+		res, drain := start(t, &Runner{Source: q, Ledger: q, Steps: steps, MaxInFlight: 30, Tally: tally})
 		time.Sleep(time.Minute)
 		for i, j := range jobs {
 			if n := j.extended.Load(); n < 2 {
@@ -211,6 +232,9 @@ func TestRunnerExtendsItemsBeforeTheFirstStage(t *testing.T) {
 		close(gate)
 		if err := <-res; err != nil {
 			t.Fatal(err)
+		}
+		if d := cmp.Diff(map[string][3]int64{"hash": {}}, counts(tally)); d != "" || tally.InFlight() != 0 {
+			t.Errorf("after the drain: %s, %d in flight", d, tally.InFlight())
 		}
 		for i, j := range jobs {
 			if j.acked.Load()+int64(len(j.released)) != 1 {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -79,22 +80,8 @@ func (q *Queue) Present(p Presence) (leave func(), err error) {
 	if n := len(p.Tally.Stages()); n == 0 || n > maxStages {
 		return nil, fmt.Errorf("presence: %d stages, want 1 to %d", n, maxStages)
 	}
-	var mu sync.Mutex
-	left := false
-	sub, err := q.nc.Subscribe(statusSubject(p.Campaign.Name), func(m *nats.Msg) {
-		mu.Lock()
-		defer mu.Unlock()
-		if left || m.Reply == "" {
-			return
-		}
-		data, err := json.Marshal(p.answer(time.Now()))
-		if err == nil {
-			err = m.Respond(data)
-		}
-		if err != nil {
-			q.log.Debug("answering how this worker gets on", "error", err)
-		}
-	})
+	d := &desk{Presence: p, log: q.log}
+	sub, err := q.nc.Subscribe(statusSubject(p.Campaign.Name), d.hear)
 	if err == nil {
 		err = sub.SetPendingLimits(256, 1<<20)
 	}
@@ -103,10 +90,37 @@ func (q *Queue) Present(p Presence) (leave func(), err error) {
 	}
 	return func() {
 		_ = sub.Unsubscribe() // it fails only where the connection is closed, and the subscription with it
-		mu.Lock()
-		defer mu.Unlock()
-		left = true
+		d.close()
 	}, nil
+}
+
+// desk answers for a presence until it is closed. The client may still be about to hand it a message then.
+type desk struct {
+	Presence
+	log    *slog.Logger
+	mu     sync.Mutex
+	closed bool
+}
+
+func (d *desk) hear(m *nats.Msg) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || m.Reply == "" {
+		return
+	}
+	data, err := json.Marshal(d.answer(time.Now()))
+	if err == nil {
+		err = m.Respond(data)
+	}
+	if err != nil {
+		d.log.Debug("answering how this worker gets on", "error", err)
+	}
+}
+
+func (d *desk) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
 }
 
 // answer is a worker's status on the wire. Times are milliseconds before or after the answer, so that clocks that differ

@@ -169,6 +169,10 @@ func TestLeaveWaitsForAnAnswer(t *testing.T) {
 	if !ended.Load() {
 		t.Error("leave returned while the tally was read")
 	}
+	// A message that the client had in its hands already: reading would close a closed channel.
+	d := &desk{Presence: Presence{Campaign: campaign("rebuild"), Tally: slow}, log: quiet}
+	d.close()
+	d.hear(&nats.Msg{Reply: "r"})
 }
 
 type slowTally struct {
