@@ -89,6 +89,9 @@ func (a *adoptCmd) Run(ctx context.Context, env *command.Env) error {
 		}
 		out = append(out, adopted{s, r.Names, r.Sharded, r.Sidecars})
 	}
+	if _, err := ch.ChannelData(ctx, subdirs); err != nil {
+		return err
+	}
 	return env.Result(struct {
 		Schema  string    `json:"schema"`
 		Channel string    `json:"channel"`
@@ -175,6 +178,9 @@ func (m *mergeCmd) Run(ctx context.Context, env *command.Env) error {
 			return err
 		}
 		out = append(out, merged{s, written})
+	}
+	if _, err := ch.ChannelData(ctx, subdirs); err != nil {
+		return err
 	}
 	return env.Result(struct {
 		Schema  string   `json:"schema"`

@@ -37,17 +37,20 @@ func (c *Channel) Subdirs(ctx context.Context) ([]string, error) {
 	return subdirs, err
 }
 
-// CatchUp brings every document of the channel up to date with the shards: it is called when a campaign ends. Where nothing
-// is behind it asks the store a few questions and writes nothing. Safe to call at any time, by several processes.
-func (c *Channel) CatchUp(ctx context.Context) error {
-	subdirs, err := c.Subdirs(ctx)
-	if err != nil {
-		return err
+// CatchUp brings the documents of these subdirs, or of all if none are named, up to date with the shards, and the channel's
+// channeldata.json: it is called when a campaign ends. Where nothing is behind it asks the store a few questions and writes
+// nothing. Safe to call at any time, by several processes.
+func (c *Channel) CatchUp(ctx context.Context, subdirs ...string) (err error) {
+	if len(subdirs) == 0 {
+		if subdirs, err = c.Subdirs(ctx); err != nil {
+			return err
+		}
 	}
 	for _, s := range subdirs {
 		if _, err := c.Monolith(ctx, s); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err = c.ChannelData(ctx, subdirs)
+	return err
 }

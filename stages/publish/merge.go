@@ -2,8 +2,6 @@ package publish
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 )
 
@@ -59,7 +57,7 @@ func (s *Stage) merge(subdir string, m *merger) {
 			return
 		}
 		due = time.Now().Add(s.options.Interval)
-		if err := s.monolith(ctx, subdir); err != nil {
+		if err := s.catchUp(ctx, subdir); err != nil {
 			if ctx.Err() != nil {
 				return
 			}
@@ -88,15 +86,11 @@ func (s *Stage) upToDate(subdir string, m *merger) bool {
 	}
 }
 
-func (s *Stage) monolith(ctx context.Context, subdir string) (err error) {
+func (s *Stage) catchUp(ctx context.Context, subdir string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &panicked{p}
 		}
 	}()
-	_, err = s.index.Monolith(ctx, subdir)
-	if err != nil && !errors.Is(err, context.Canceled) {
-		err = fmt.Errorf("merging the documents of %s: %w", subdir, err)
-	}
-	return err
+	return s.index.CatchUp(ctx, subdir)
 }

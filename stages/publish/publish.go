@@ -54,8 +54,8 @@ const (
 type Index interface {
 	// Update is channel.Channel.Update.
 	Update(ctx context.Context, subdir string, entries []channel.Entry) (changed int, refused []error, err error)
-	// Monolith is channel.Channel.Monolith.
-	Monolith(ctx context.Context, subdir string) (written bool, err error)
+	// CatchUp is channel.Channel.CatchUp.
+	CatchUp(ctx context.Context, subdirs ...string) error
 }
 
 // Options of a Stage; the zero value is fit for use.

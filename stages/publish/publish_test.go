@@ -29,14 +29,14 @@ type index struct {
 	merge  func() error
 }
 
-func (x *index) Monolith(ctx context.Context, subdir string) (bool, error) {
+func (x *index) CatchUp(ctx context.Context, subdirs ...string) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.merges = append(x.merges, time.Now())
 	if x.merge != nil {
-		return false, x.merge()
+		return x.merge()
 	}
-	return true, nil
+	return nil
 }
 
 func (x *index) Update(ctx context.Context, subdir string, entries []channel.Entry) (int, []error, error) {
