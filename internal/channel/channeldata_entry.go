@@ -242,6 +242,11 @@ func (p *patch) apply(old []byte, indexed map[string]bool) (entry []byte, change
 				return nil, false, err
 			}
 		}
+		for _, key := range flags { // required
+			if _, ok := fields[key]; !ok {
+				set(key, false)
+			}
+		}
 		timestamp := p.Timestamp
 		if elsewhere {
 			timestamp = max(timestamp, integer(fields["timestamp"]))
@@ -299,8 +304,6 @@ func (p *patch) setAbout(fields map[string]json.RawMessage, set func(key string,
 	for _, key := range flags {
 		if raw, ok := about[key]; ok {
 			fields[key] = raw
-		} else if _, ok := fields[key]; !ok {
-			set(key, false)
 		}
 	}
 	return nil

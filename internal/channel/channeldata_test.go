@@ -416,3 +416,51 @@ func TestChannelDataOfSamples(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// FuzzChannelData: a channeldata.json of somebody else's is refused and left alone, or what is made of it can be read, and
+// is what it is to be the second time.
+func FuzzChannelData(f *testing.F) {
+	for _, s := range []string{"", "{}", "{", `{"channeldata_version":1,"packages":{"a":{"subdirs":["noarch","x"],"version":"3","timestamp":5,"run_exports":{"1":{},"3":{"weak":[]}}}},"subdirs":["x","noarch"]}`,
+		`{"packages":{"b":{},"a":{"version":null,"subdirs":null,"run_exports":null,"timestamp":1e99}}}`, `{"subdirs":["noarch"],"packages":{"a":{"subdirs":["noarch"],"x":"\ud800"}}}`,
+		`{"subdirs":["..","x","x",""],"packages":null,"x":{}}`, `{"packages":{"a":{"x":1,"x":2}}}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		m := newMemory()
+		c := New(m, Options{Now: clock(), NoCurrent: true})
+		update(t, c, "noarch", newPack("a", "1", ".conda").upload(t, c, "noarch", 0), newPack("aa", "2", ".conda").upload(t, c, "noarch", 0))
+		m.set("channeldata.json", doc)
+		_, err := c.ChannelData(t.Context(), []string{"noarch"})
+		if err != nil {
+			if !isA[*Malformed](err) || !bytes.Equal(m.get(t, "channeldata.json"), doc) {
+				t.Fatal(err)
+			}
+			return
+		}
+		var got struct {
+			Version  int                       `json:"channeldata_version"`
+			Packages map[string]map[string]any `json:"packages"`
+			Subdirs  []string                  `json:"subdirs"`
+		}
+		if err := json.Unmarshal(m.get(t, "channeldata.json"), &got); err != nil || got.Version != 1 || !slices.Contains(got.Subdirs, "noarch") {
+			t.Fatalf("%v: %s", err, m.get(t, "channeldata.json"))
+		}
+		for _, name := range []string{"a", "aa"} {
+			for _, key := range append(flags[:], "run_exports", "subdirs", "timestamp", "version") {
+				if _, ok := got.Packages[name][key]; !ok {
+					t.Errorf("%s has no %s: %v", name, key, got.Packages[name])
+				}
+			}
+		}
+		was := string(m.get(t, "channeldata.json"))
+		if written, err := New(m, Options{NoCurrent: true}).ChannelData(t.Context(), []string{"noarch"}); err != nil || written {
+			t.Errorf("once more: %v, %v", written, err)
+		}
+		if err := m.Delete(t.Context(), "noarch/"+seenName); err != nil {
+			t.Fatal(err)
+		}
+		if written, err := c.ChannelData(t.Context(), nil); err != nil || written {
+			t.Errorf("all anew: %v, %v: %s", written, err, cmp.Diff(was, string(m.get(t, "channeldata.json"))))
+		}
+	})
+}
