@@ -130,7 +130,7 @@ func (o order) publish(ctx context.Context, c *channel.Channel, batch []pack, do
 	entries := make([]channel.Entry, len(batch))
 	outages := make([]int, len(batch))
 	g, ctx2 := errgroup.WithContext(ctx)
-	g.SetLimit(8)
+	g.SetLimit(16)
 	for i, p := range batch {
 		g.Go(func() error {
 			return retry(&outages[i], func() (err error) {

@@ -21,6 +21,7 @@ import (
 type network struct {
 	*httptest.Server
 	target    string
+	of        int // so many of how many requests meet a fault: see faults
 	transport *http.Transport
 
 	mu   sync.Mutex
@@ -42,10 +43,11 @@ func (c tally) all(m map[string]int) (n int) {
 	return n
 }
 
-func newNetwork(t *testing.T, s storetest.S3Server, seed uint64) *network {
+func newNetwork(t *testing.T, s storetest.S3Server, seed uint64, of int) *network {
 	t.Helper()
 	n := &network{
 		target:    strings.TrimPrefix(s.Endpoint, "http://"),
+		of:        of,
 		transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true},
 		rng:       rand.New(rand.NewPCG(seed, 1<<32)),
 		done:      tally{map[string]int{}, map[string]int{}, map[string]int{}},
@@ -64,10 +66,10 @@ func (n *network) tally() tally {
 	return tally{maps.Clone(n.done.requests), maps.Clone(n.done.faults), maps.Clone(n.done.lost)}
 }
 
-// faults are what may befall a request, each in so many of a thousand.
+// faults are what may befall a request, each in so many of network.of.
 var faults = []struct {
 	name    string
-	permill int
+	often   int
 	befalls func(r *http.Request) bool
 }{
 	{"409 that asks to try again", 10, conditional},
@@ -90,16 +92,16 @@ func (n *network) fault(r *http.Request) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.done.requests[kind(r)]++
-	dice := n.rng.IntN(1000)
+	dice := n.rng.IntN(n.of)
 	for _, f := range faults {
-		if dice < f.permill {
+		if dice < f.often {
 			if !f.befalls(r) {
 				return ""
 			}
 			n.done.faults[f.name]++
 			return f.name
 		}
-		dice -= f.permill
+		dice -= f.often
 	}
 	return ""
 }

@@ -17,7 +17,11 @@ func TestWritersS3(t *testing.T) {
 	t.Parallel()
 	server := storetest.StartS3(t)
 	p := plan{Writers: 8, Packages: number(t, "HALLMARK_WRITERS", 1000), Least: 50, Most: 200, Seed: chance(t)}
-	n := newNetwork(t, server, p.Seed)
+	of := 1000
+	if p.Packages < 5000 {
+		of = 2000 // most of the time goes into waiting after faults
+	}
+	n := newNetwork(t, server, p.Seed, of)
 	const prefix = "c"
 	cmds, outs := make([]*exec.Cmd, p.Writers), make([]bytes.Buffer, p.Writers)
 	errs := make([]bytes.Buffer, p.Writers)
