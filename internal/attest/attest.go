@@ -26,6 +26,8 @@ const (
 	MaxBundle = 1 << 20
 	// MaxSidecar bounds a sidecar: rattler reads no more than this.
 	MaxSidecar = 4 << 20
+	// MaxPolicy bounds a policy file; one with a hundred signers has about 10 kB.
+	MaxPolicy = 64 << 10
 	// MaxTrustFile bounds a trusted root and a signing config; public-good's have 7 kB and 1 kB.
 	MaxTrustFile = 1 << 20
 )
@@ -40,6 +42,7 @@ const (
 
 	CodePolicyEmpty   Code = "policy.empty"   // no signer is allowed: an empty policy denies
 	CodePolicyInvalid Code = "policy.invalid" // the policy itself is wrong
+	CodePolicyChannel Code = "policy.channel" // it needs to know the channel and does not, or is another channel's
 
 	CodeBundleTooLarge  Code = "bundle.too-large"
 	CodeBundleMalformed Code = "bundle.malformed"
@@ -58,6 +61,10 @@ const (
 
 	CodeIdentityMismatch Code = "policy.identity-mismatch"
 	CodeIssuerMismatch   Code = "policy.issuer-mismatch"
+	CodeClaimMissing     Code = "policy.claim-missing" // the certificate does not have what the policy asks for
+	CodeClaimMismatch    Code = "policy.claim-mismatch"
+
+	CodePredicateNotAllowed Code = "policy.predicate-type" // the policy does not name the attestation's type
 
 	CodeStatementMalformed      Code = "statement.malformed"
 	CodeStatementType           Code = "statement.type"
@@ -82,7 +89,9 @@ const (
 
 	CodeSidecarTooLarge  Code = "sidecar.too-large"
 	CodeSidecarMalformed Code = "sidecar.malformed"
+	CodeSidecarDigest    Code = "sidecar.digest"   // attestations_sha256 is none, or other bytes came
 	CodeSidecarNoMatch   Code = "sidecar.no-match" // no bundle in it verifies
+	CodeSidecarMissing   Code = "sidecar.missing"  // it has no bundle of a predicate type that is required
 )
 
 // Error is a refusal: what was wrong (Code, Err) and what helps against it (Hint, which may be empty). It never

@@ -112,6 +112,7 @@ func TestCorpusSidecar(t *testing.T) {
 			Origin: "rekor.sigstore.dev - 1193050959916656506", LogID: "c0d23d6ad406973f9559f3ba2d1ca01f84147d8ffc5b8445c224f98b9591801d",
 			Index: 1202156555, Kind: "dsse 0.0.1",
 		}},
+		PredicateType: PredicateType,
 		Subject:       subject,
 		TargetChannel: &channel,
 	}

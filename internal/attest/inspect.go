@@ -13,11 +13,7 @@ import (
 //
 // A statement that is no publish attestation leaves its fields empty, with the reason in Warnings.
 func Inspect(bundle []byte) (r *Result, err error) {
-	defer func() { // as in Verify
-		if cause := recover(); cause != nil {
-			r, err = nil, refuse(CodeBundleMalformed, fmt.Errorf("reading the bundle panicked: %v", cause), "please report this, with the bundle")
-		}
-	}()
+	defer recovered(&r, &err)
 	return inspect(bundle)
 }
 
@@ -35,6 +31,9 @@ func inspect(bundle []byte) (*Result, error) {
 		r.Warnings = append(r.Warnings, err.Error())
 	}
 	r.Subject, r.TargetChannel = c.Subject, c.TargetChannel
+	if st, err := parseInToto(e.statement); err == nil {
+		r.PredicateType = st.predicateType
+	}
 
 	entries, err := e.bundle.TlogEntries()
 	if err != nil {

@@ -37,11 +37,7 @@ func TestSignerMatches(t *testing.T) {
 		{Signer{IdentityRegexp: `.*`, IssuerRegexp: `.*`}, san, "", CodeIssuerMismatch},
 		{Signer{IdentityRegexp: `.*`, IssuerRegexp: `^x`}, san, githubIssuer, CodeIssuerMismatch},
 	} {
-		signers, err := Policy{Signers: []Signer{{Identity: "nobody", Issuer: "nowhere"}, tt.signer}}.compile()
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = checkSigner(signers, tt.identity, tt.iss)
+		err := Policy{Signers: []Signer{{Identity: "nobody", Issuer: "nowhere"}, tt.signer}}.CheckSigner(tt.identity, tt.iss, nil)
 		if wantCode(t, err, tt.want); t.Failed() {
 			t.Fatalf("%s with %q by %q", tt.signer, tt.identity, tt.iss)
 		}
@@ -50,11 +46,8 @@ func TestSignerMatches(t *testing.T) {
 		}
 	}
 	// Identity of one signer with the issuer of another: neither is allowed.
-	signers, err := Policy{Signers: []Signer{{Identity: "a", Issuer: "x"}, {Identity: "b", Issuer: "y"}}}.compile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantCode(t, checkSigner(signers, "a", "y"), CodeIssuerMismatch)
+	p := Policy{Signers: []Signer{{Identity: "a", Issuer: "x"}, {Identity: "b", Issuer: "y"}}}
+	wantCode(t, p.CheckSigner("a", "y", nil), CodeIssuerMismatch)
 }
 
 func TestPolicyCheck(t *testing.T) {

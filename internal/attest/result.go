@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
@@ -40,7 +42,8 @@ type Result struct {
 	Log []LogEntry // the verified entries; from Inspect all of them
 
 	Statement     []byte  // the in-toto statement's bytes
-	Subject       Subject // the package that the statement names
+	PredicateType string  // the statement's
+	Subject       Subject // the package that the statement names; of another predicate type its subject with this digest
 	TargetChannel *string // nil if the statement has none
 
 	// Warnings are reasons for doubt that the policy lets pass.
@@ -80,9 +83,9 @@ func (r *Result) setCertificate(cert *x509.Certificate) error {
 	return nil
 }
 
-// claims names the Fulcio extensions 1.3.6.1.4.1.57264.1.9 to .22. The ones before are deprecated copies.
-func claims(e certificate.Extensions) map[string]string {
-	all := map[string]string{
+// everyClaim names the Fulcio extensions 1.3.6.1.4.1.57264.1.9 to .22. The ones before are deprecated copies.
+func everyClaim(e certificate.Extensions) map[string]string {
+	return map[string]string{
 		"buildSignerURI":                      e.BuildSignerURI,
 		"buildSignerDigest":                   e.BuildSignerDigest,
 		"runnerEnvironment":                   e.RunnerEnvironment,
@@ -98,6 +101,15 @@ func claims(e certificate.Extensions) map[string]string {
 		"runInvocationURI":                    e.RunInvocationURI,
 		"sourceRepositoryVisibilityAtSigning": e.SourceRepositoryVisibilityAtSigning,
 	}
+}
+
+// claimNames are the names that Result.Claims may have, sorted.
+func claimNames() []string {
+	return slices.Sorted(maps.Keys(everyClaim(certificate.Extensions{})))
+}
+
+func claims(e certificate.Extensions) map[string]string {
+	all := everyClaim(e)
 	for name, value := range all {
 		if value == "" {
 			delete(all, name)

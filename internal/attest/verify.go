@@ -49,39 +49,114 @@ func NewVerifier(trust *TrustRoot) (*Verifier, error) {
 }
 
 // Verify checks that bundle is a publish attestation (CEP 27, "Verifying") of the package s by a signer that the policy
-// allows, in this order: policy and arguments, form of the bundle, log, time, certificate, signature, signer, statement.
-// It is the first of them that fails which gives the code of the *Error that is returned.
+// allows, in this order: policy and arguments, form of the bundle, log, time, certificate, signature, signer, claims,
+// statement, target channel. It is the first of them that fails which gives the code of the *Error that is returned.
 //
 // Bundles of all versions up to v0.3 are read. A further timestamp or log entry that the trust root cannot verify does no
 // harm as long as one can.
 func (v *Verifier) Verify(bundle []byte, s Subject, p Policy) (r *Result, err error) {
-	// The parsers below are foreign and read foreign bytes. They have not been seen to panic, but one bundle must never
-	// take down a worker with all its items.
-	defer func() {
-		if cause := recover(); cause != nil {
-			r, err = nil, refuse(CodeBundleMalformed, fmt.Errorf("verifying the bundle panicked: %v", cause), "please report this, with the bundle")
-		}
-	}()
+	defer recovered(&r, &err)
 	return v.verify(bundle, s, p)
 }
 
+// VerifyAny is Verify for an attestation of whichever predicate type the policy names, required or extra, by that type's
+// own signers: for what came with a package. Result.PredicateType says which it is. Since a type has its own signers, the
+// form of the statement and its type come before the signer here; a type that the policy does not name is refused with
+// CodePredicateNotAllowed.
+//
+// A publish attestation is verified as Verify does it. Of other types the in-toto statement is: one of its subjects has the
+// package's SHA-256, whatever that subject's name is. What such a predicate says is not looked at.
+func (v *Verifier) VerifyAny(bundle []byte, s Subject, p Policy) (r *Result, err error) {
+	defer recovered(&r, &err)
+	return v.verifyAny(bundle, s, p)
+}
+
+// recovered turns a panic into a refusal. The parsers here are foreign and read foreign bytes. They have not been seen to
+// panic, but one bundle must never take down a worker with all its items.
+func recovered(r **Result, err *error) {
+	if cause := recover(); cause != nil {
+		*r, *err = nil, refuse(CodeBundleMalformed, fmt.Errorf("verifying the bundle panicked: %v", cause), "please report this, with the bundle")
+	}
+}
+
 func (v *Verifier) verify(bundle []byte, s Subject, p Policy) (*Result, error) {
-	signers, err := p.compile()
+	c, err := p.ready(s)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.check(); err != nil {
+	if _, ok := c.rule(PredicateType); !ok {
+		return nil, errNotPublish()
+	}
+	e, err := parseBundle(bundle)
+	if err != nil {
+		return nil, err
+	}
+	return v.verifyPublish(e, s, p, c)
+}
+
+func (v *Verifier) verifyAny(bundle []byte, s Subject, p Policy) (*Result, error) {
+	c, err := p.ready(s)
+	if err != nil {
 		return nil, err
 	}
 	e, err := parseBundle(bundle)
 	if err != nil {
 		return nil, err
 	}
+	return v.verifyEntity(e, s, p, c)
+}
+
+// ready compiles the policy and checks all that can be known to be wrong before there is a bundle.
+func (p Policy) ready(s Subject) (compiled, error) {
+	c, err := p.compile()
+	if err != nil {
+		return nil, err
+	}
+	if p.TargetChannel == "" && (p.Channel == ChannelRequire || p.Channel == ChannelWarn) {
+		return nil, refuse(CodePolicyChannel, errors.New("the policy compares the target channel, and nobody says which channel this is"),
+			"name the channel, in the policy or beside it; or let the policy ignore it")
+	}
+	return c, s.check()
+}
+
+// verifyEntity verifies a bundle by the rule for the predicate type that it claims to have. That it really has that one is
+// part of the verification: the type is in what is signed.
+func (v *Verifier) verifyEntity(e *entity, s Subject, p Policy, c compiled) (*Result, error) {
+	st, err := parseInToto(e.statement)
+	if err != nil {
+		return nil, err
+	}
+	rule, ok := c.rule(st.predicateType)
+	if !ok {
+		return nil, refuse(CodePredicateNotAllowed, fmt.Errorf("the policy does not name the predicate type %.200q", st.predicateType),
+			"add it to the policy's extra predicate types, with its signers, if it is welcome")
+	}
+	if st.predicateType == PredicateType {
+		return v.verifyPublish(e, s, p, c)
+	}
 	r, err := v.verifySigstore(e)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSigner(signers, r.Identity, r.Issuer); err != nil {
+	if err := rule.check(r.Identity, r.Issuer, r.Claims); err != nil {
+		return nil, err
+	}
+	name, err := st.match(s.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	r.PredicateType, r.Subject = st.predicateType, Subject{Filename: name, SHA256: s.SHA256}
+	r.Verified = true
+	return r, nil
+}
+
+func (v *Verifier) verifyPublish(e *entity, s Subject, p Policy, c compiled) (*Result, error) {
+	rule, _ := c.rule(PredicateType)
+	r, err := v.verifySigstore(e)
+	if err != nil {
+		return nil, err
+	}
+	if err := rule.check(r.Identity, r.Issuer, r.Claims); err != nil {
 		return nil, err
 	}
 	if err := r.checkStatement(s, p); err != nil {
@@ -214,7 +289,7 @@ func (r *Result) checkStatement(s Subject, p Policy) error {
 	if err != nil {
 		return err
 	}
-	r.Subject, r.TargetChannel = c.Subject, c.TargetChannel
+	r.PredicateType, r.Subject, r.TargetChannel = PredicateType, c.Subject, c.TargetChannel
 	if c.Filename != s.Filename {
 		return refuse(CodeStatementSubjectName, fmt.Errorf("the statement is about %.300q, not %q", c.Filename, s.Filename), "the bundle belongs to another package")
 	}
