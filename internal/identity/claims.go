@@ -32,15 +32,19 @@ func Parse(raw string) (Token, error) {
 	}
 	// The decoder's errors quote what they could not read; so they are not passed on.
 	var claims struct {
-		Issuer  string   `json:"iss"`
-		Subject string   `json:"sub"`
-		Email   string   `json:"email"`
-		Expiry  *float64 `json:"exp"`
+		Issuer   string          `json:"iss"`
+		Subject  string          `json:"sub"`
+		Email    string          `json:"email"`
+		Audience json.RawMessage `json:"aud"`
+		Expiry   *float64        `json:"exp"`
 	}
 	if json.Unmarshal(payload, &claims) != nil {
 		return Token{}, fmt.Errorf("its claims are not a JSON object: %w", ErrMalformed)
 	}
 	t := Token{Raw: raw, Issuer: claims.Issuer, Subject: claims.Subject, Email: claims.Email}
+	if t.Audience, err = audience(claims.Audience); err != nil {
+		return Token{}, err
+	}
 	if e := claims.Expiry; e != nil {
 		// Seconds since 1970, possibly with a fraction (RFC 7519, NumericDate); year 9999 is the last that prints.
 		if *e < 0 || *e > 253402300799 {
@@ -50,6 +54,21 @@ func Parse(raw string) (Token, error) {
 		t.Expiry = time.Unix(int64(sec), int64(frac*1e9)).UTC()
 	}
 	return t, nil
+}
+
+// audience reads the claim "aud": one string or an array of them (RFC 7519, section 4.1.3).
+func audience(claim json.RawMessage) ([]string, error) {
+	var one string
+	var several []string
+	switch {
+	case len(claim) == 0 || string(claim) == "null":
+		return nil, nil
+	case json.Unmarshal(claim, &one) == nil:
+		return []string{one}, nil
+	case json.Unmarshal(claim, &several) == nil:
+		return several, nil
+	}
+	return nil, fmt.Errorf("its audience is neither a string nor strings: %w", ErrMalformed)
 }
 
 func notCompact(r rune) bool {

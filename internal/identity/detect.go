@@ -9,83 +9,138 @@ import (
 
 // Options say where Detect may look. The zero value looks at the process's environment.
 type Options struct {
+	// Only, unless it is "", names the one kind of source to use, whatever else there is: one of Kinds.
+	Only string
 	// Token is a token given explicitly, with a flag.
 	Token string
 	// TokenFile is a file to read tokens from, given explicitly.
 	TokenFile string
-	// Audience is what GitHub Actions is asked for. Defaults to DefaultAudience.
+	// Audience is what providers are asked for. Defaults to DefaultAudience.
 	Audience string
 	// Issuer and ClientID are the sign-in service of the interactive source. Default to the public-good Sigstore's.
 	Issuer, ClientID string
-	// Interactive says that a person is there who may be asked to sign in with a browser (stdin and stderr are terminals).
+	// Interactive says that a person is there who may be asked to sign in (stdin and stderr are terminals).
 	Interactive bool
 	// In and Out are where the person is. Default to os.Stdin and os.Stderr.
 	In  io.Reader
 	Out io.Writer
 	// Getenv defaults to os.Getenv.
 	Getenv func(string) string
-	// Transport carries the requests to identity providers. Defaults to http.DefaultTransport.
+	// Transport carries the requests to identity providers. Defaults to http.DefaultTransport; for Google's metadata
+	// server, to one without a proxy.
 	Transport http.RoundTripper
+
+	// For tests: a program's path by its name, the mounted token, and the file that names the machine's maker.
+	lookPath         func(string) (string, error)
+	mounted, product string
 }
 
-// variables are read in this order.
-var variables = [...]string{"HALLMARK_ID_TOKEN", "SIGSTORE_ID_TOKEN"}
+// Survey is what Look found.
+type Survey struct {
+	// Source gives the tokens.
+	Source Source
+	// Kind is the source's kind: one of Kinds.
+	Kind string
+	// Looked is what was looked at, in order; the last one was found.
+	Looked []Finding
+}
 
-// Detect picks the source of identity tokens: the explicit token, the explicit file, the environment variables
-// HALLMARK_ID_TOKEN and SIGSTORE_ID_TOKEN, GitHub Actions, and last, if a person is there, a sign-in. It makes no
-// request and reads no token. If there is none, its error matches ErrNoIdentity and lists what was looked for.
+// Finding is one kind of source, and whether it is there.
+type Finding struct {
+	Kind  string
+	Found bool
+	// Why says what makes it so: "SIGSTORE_ID_TOKEN is not set".
+	Why string
+}
+
+// Detect picks the source of identity tokens, as Look does.
 func Detect(o Options) (Source, error) {
-	getenv := o.Getenv
-	if getenv == nil {
-		getenv = os.Getenv
+	s, err := Look(o)
+	if err != nil {
+		return nil, err
 	}
-	if o.Token != "" {
-		return NewStatic(o.Token, "the token given on the command line"), nil
-	}
-	if o.TokenFile != "" {
-		return &File{Path: o.TokenFile}, nil
-	}
-	looked := []string{"no token or token file was given"}
-	for _, name := range variables {
-		if getenv(name) != "" {
-			return &Variable{Name: name, Getenv: getenv}, nil
+	return s.Source, nil
+}
+
+// Look picks the source of identity tokens and says how it came to it. It makes no request, runs no program and reads no
+// token. The first that is there is taken, in this order: from what was given for this run, over what the environment
+// made for this very job or workload, to what the machine is, and last a person.
+//
+//	token     a token given with a flag
+//	file      a file given with a flag; read anew for each token
+//	variable  HALLMARK_ID_TOKEN, or SIGSTORE_ID_TOKEN (GitLab's id_tokens and others set it)
+//	github    a GitHub Actions job with the permission "id-token: write"
+//	buildkite a Buildkite job, by its buildkite-agent
+//	circleci  a CircleCI job, by its circleci program
+//	mounted   /var/run/sigstore/cosign/oidc-token, where Kubernetes projects a token for Sigstore
+//	spiffe    the workload API that SPIFFE_ENDPOINT_SOCKET names
+//	google    the service account of a machine of Google Cloud; never for a job of a CI system that is recognised, which
+//	          would sign as the machine that it happens to run on
+//	sign-in   a person at a terminal, by browser or, where there is none, by a code for another device
+//
+// With Options.Only, one more can be had: "device" is a sign-in by a code, also where there is a browser.
+//
+// If there is none, the error is a *MissingError, which matches ErrNoIdentity and lists what was looked at.
+func Look(o Options) (Survey, error) {
+	l := newLooker(o)
+	var s Survey
+	hint := ""
+	for _, p := range places() {
+		if o.Only != p.kind && (o.Only != "" || p.onlyAsked) {
+			continue
 		}
-		looked = append(looked, name+" is not set")
-	}
-	requestURL, requestToken := getenv(githubURL), getenv(githubToken)
-	hint := "in CI, set SIGSTORE_ID_TOKEN or give a token file; on a desk, run in a terminal to sign in with a browser"
-	switch {
-	case requestURL != "" && requestToken != "":
-		return NewGitHub(requestURL, requestToken, o.Audience, o.Transport)
-	case getenv("GITHUB_ACTIONS") == "true":
-		looked = append(looked, "the GitHub Actions job has no "+githubURL)
-		hint = `give the GitHub Actions job the permission "id-token: write"`
-	default:
-		looked = append(looked, "not in a GitHub Actions job")
-	}
-	if o.Interactive {
-		in, out := o.In, o.Out
-		if in == nil {
-			in = os.Stdin
+		found := p.look(l)
+		if found.err != nil {
+			return Survey{}, found.err
 		}
-		if out == nil {
-			out = os.Stderr
+		s.Looked = append(s.Looked, Finding{Kind: p.kind, Found: found.source != nil, Why: found.why})
+		if found.source != nil {
+			s.Source, s.Kind = found.source, p.kind
+			return s, nil
 		}
-		return NewInteractive(o.Issuer, o.ClientID, in, out, o.Transport), nil
+		if hint == "" {
+			hint = found.hint
+		}
 	}
-	looked = append(looked, "no terminal to sign in from")
-	return nil, &MissingError{Looked: looked, Hint: hint}
+	if hint == "" {
+		hint = hintNowhere
+	}
+	return Survey{}, &MissingError{Looked: s.Looked, Hint: hint}
+}
+
+// Kinds are the kinds of sources, in the order in which Look looks for them.
+func Kinds() []string {
+	var kinds []string
+	for _, p := range places() {
+		kinds = append(kinds, p.kind)
+	}
+	return kinds
 }
 
 // MissingError says where Detect looked for an identity in vain, and what to do about it. It matches ErrNoIdentity.
 type MissingError struct {
-	Looked []string
+	Looked []Finding
 	Hint   string
 }
 
 func (e *MissingError) Error() string {
-	return ErrNoIdentity.Error() + " (" + strings.Join(e.Looked, "; ") + ")"
+	whys := make([]string, len(e.Looked))
+	for i, f := range e.Looked {
+		whys[i] = f.Why
+	}
+	return ErrNoIdentity.Error() + " (" + strings.Join(whys, "; ") + ")"
 }
 
 // Is matches ErrNoIdentity.
 func (e *MissingError) Is(target error) bool { return target == ErrNoIdentity }
+
+func (o Options) person() (in io.Reader, out io.Writer) {
+	in, out = o.In, o.Out
+	if in == nil {
+		in = os.Stdin
+	}
+	if out == nil {
+		out = os.Stderr
+	}
+	return in, out
+}

@@ -115,7 +115,7 @@ func TestGitHubFaults(t *testing.T) {
 		{name: "connection error", answer: failing(1, func() (*http.Response, error) { return nil, io.ErrUnexpectedEOF }),
 			calls: 2, min: 250 * time.Millisecond, max: time.Second},
 		{name: "down for good", answer: failing(99, func() (*http.Response, error) { return nil, io.ErrUnexpectedEOF }),
-			want: ErrUnavailable, calls: githubAttempts, min: 1750 * time.Millisecond, max: 7 * time.Second},
+			want: ErrUnavailable, calls: askAttempts, min: 1750 * time.Millisecond, max: 7 * time.Second},
 		{name: "refused", answer: failing(99, func() (*http.Response, error) { return response(403, requestSecret, nil), nil }),
 			want: ErrRefused, calls: 1},
 		{name: "no token", answer: failing(99, func() (*http.Response, error) { return response(200, `{"count":0}`, nil), nil }),

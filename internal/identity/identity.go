@@ -44,12 +44,13 @@ type Source interface {
 // Token is an OIDC identity token with what it claims of itself, unverified.
 type Token struct {
 	// Raw is the token itself: a credential. It goes into a request's Authorization header and nowhere else.
-	Raw     string
-	Issuer  string    // the claim "iss"
-	Subject string    // the claim "sub"
-	Email   string    // the claim "email"; "" if there is none
-	Expiry  time.Time // the claim "exp"; zero if there is none
-	Source  string    // the source's String
+	Raw      string
+	Issuer   string    // the claim "iss"
+	Subject  string    // the claim "sub"
+	Email    string    // the claim "email"; "" if there is none
+	Audience []string  // the claim "aud"
+	Expiry   time.Time // the claim "exp"; zero if there is none
+	Source   string    // the source's String
 }
 
 // String says whose token it is and how long it lives; never the token.

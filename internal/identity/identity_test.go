@@ -44,6 +44,10 @@ func TestParse(t *testing.T) {
 	}{
 		{name: "all claims", raw: " " + claims(`{"iss":"i","sub":"s","email":"e@x","exp":1700000000.5}`) + "\n",
 			want: Token{Issuer: "i", Subject: "s", Email: "e@x", Expiry: time.Unix(1700000000, 5e8).UTC()}},
+		{name: "one audience", raw: claims(`{"aud":"sigstore"}`), want: Token{Audience: []string{"sigstore"}}},
+		{name: "audiences", raw: claims(`{"aud":["sigstore","x"]}`), want: Token{Audience: []string{"sigstore", "x"}}},
+		{name: "audience null", raw: claims(`{"aud":null}`), want: Token{}},
+		{name: "audience a number", raw: claims(`{"aud":7}`), malformed: "audience"},
 		{name: "no expiry", raw: claims(`{"sub":"s"}`), want: Token{Subject: "s"}},
 		{name: "expiry null", raw: claims(`{"exp":null}`), want: Token{}},
 		{name: "empty", raw: " \n", malformed: "empty"},
@@ -80,7 +84,7 @@ func TestParse(t *testing.T) {
 
 // fields makes a token comparable for cmp, which would call its methods.
 func fields(t Token) map[string]string {
-	return map[string]string{"raw": t.Raw, "iss": t.Issuer, "sub": t.Subject, "email": t.Email, "exp": t.Expiry.String(), "source": t.Source}
+	return map[string]string{"raw": t.Raw, "iss": t.Issuer, "sub": t.Subject, "email": t.Email, "aud": strings.Join(t.Audience, " "), "exp": t.Expiry.String(), "source": t.Source}
 }
 
 func FuzzParse(f *testing.F) {
@@ -192,84 +196,25 @@ func TestStaticAndVariableExpire(t *testing.T) {
 }
 
 func TestFileIsReadEachTime(t *testing.T) {
-	t.Parallel()
-	f := &File{Path: filepath.Join(t.TempDir(), "token")}
-	if _, err := f.Token(t.Context()); !errors.Is(err, ErrNoIdentity) {
-		t.Errorf("missing file: %v, want ErrNoIdentity", err)
-	}
-	for _, sub := range []string{"first", "second"} {
-		if err := os.WriteFile(f.Path, []byte(jwt(t, map[string]any{"sub": sub})+"\n"), 0o600); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		f := &File{Path: filepath.Join(t.TempDir(), "token")}
+		if _, err := f.Token(t.Context()); !errors.Is(err, ErrNoIdentity) {
+			t.Errorf("missing file: %v, want ErrNoIdentity", err)
+		}
+		for _, sub := range []string{"first", "second"} {
+			if err := os.WriteFile(f.Path, []byte(jwt(t, map[string]any{"sub": sub})+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			tok, err := f.Token(t.Context())
+			if err != nil || tok.Subject != sub {
+				t.Errorf("Token = %v, %v, want subject %s", tok, err, sub)
+			}
+		}
+		if err := os.WriteFile(f.Path, bytes.Repeat([]byte("a"), 2*maxToken), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		tok, err := f.Token(t.Context())
-		if err != nil || tok.Subject != sub {
-			t.Errorf("Token = %v, %v, want subject %s", tok, err, sub)
+		if _, err := f.Token(t.Context()); !errors.Is(err, ErrMalformed) {
+			t.Errorf("huge file: %v, want ErrMalformed", err)
 		}
-	}
-	if err := os.WriteFile(f.Path, bytes.Repeat([]byte("a"), 2*maxToken), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Token(t.Context()); !errors.Is(err, ErrMalformed) {
-		t.Errorf("huge file: %v, want ErrMalformed", err)
-	}
-}
-
-func TestDetect(t *testing.T) {
-	t.Parallel()
-	raw := validJWT(t)
-	all := map[string]string{"HALLMARK_ID_TOKEN": raw, "SIGSTORE_ID_TOKEN": raw,
-		githubURL: "https://pipelines.example/token", githubToken: "request-secret", "GITHUB_ACTIONS": "true"}
-	without := func(names ...string) map[string]string {
-		m := map[string]string{}
-		for k, v := range all {
-			m[k] = v
-		}
-		for _, n := range names {
-			delete(m, n)
-		}
-		return m
-	}
-	tests := []struct {
-		name     string
-		o        Options
-		env      map[string]string
-		terminal bool
-		want     string   // the source
-		lacks    []string // what the error lists
-	}{
-		{name: "flag first", o: Options{Token: raw, TokenFile: "f"}, env: all, terminal: true, want: "the token given on the command line"},
-		{name: "then file", o: Options{TokenFile: "/run/token"}, env: all, terminal: true, want: "file /run/token"},
-		{name: "then our variable", env: all, terminal: true, want: "environment variable HALLMARK_ID_TOKEN"},
-		{name: "then Sigstore's", env: without("HALLMARK_ID_TOKEN"), terminal: true, want: "environment variable SIGSTORE_ID_TOKEN"},
-		{name: "then GitHub", env: without("HALLMARK_ID_TOKEN", "SIGSTORE_ID_TOKEN"), terminal: true, want: "GitHub Actions"},
-		{name: "then a person", terminal: true, want: "sign-in at https://oauth2.sigstore.dev/auth"},
-		{name: "a person elsewhere", o: Options{Issuer: "https://dex.example"}, terminal: true, want: "sign-in at https://dex.example"},
-		{name: "nobody", lacks: []string{"no token or token file", "HALLMARK_ID_TOKEN", "SIGSTORE_ID_TOKEN", "not in a GitHub Actions job", "no terminal", "in CI"}},
-		{name: "GitHub without the permission", env: map[string]string{"GITHUB_ACTIONS": "true"}, lacks: []string{`"id-token: write"`, githubURL}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			tt.o.Getenv = func(name string) string { return tt.env[name] }
-			tt.o.Interactive = tt.terminal
-			got, err := Detect(tt.o)
-			if tt.want != "" {
-				if err != nil || got.String() != tt.want {
-					t.Fatalf("Detect = %v, %v, want %s", got, err, tt.want)
-				}
-				return
-			}
-			if !errors.Is(err, ErrNoIdentity) {
-				t.Fatalf("Detect = %v, %v, want ErrNoIdentity", got, err)
-			}
-			if e, ok := errors.AsType[*MissingError](err); ok {
-				err = fmt.Errorf("%w: %s", err, e.Hint)
-			}
-			for _, s := range tt.lacks {
-				if !strings.Contains(err.Error(), s) {
-					t.Errorf("error %q does not mention %q", err, s)
-				}
-			}
-		})
-	}
+	})
 }

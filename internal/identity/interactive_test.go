@@ -129,14 +129,13 @@ func (p *person) Read(b []byte) (int, error) {
 // does.)
 func TestInteractive(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	t.Setenv("BROWSER", "")
 	p := newProvider(t)
 	who := &person{p: p, t: t}
 	s, err := Detect(Options{Getenv: func(string) string { return "" }, Interactive: true, Issuer: p.URL, In: who, Out: who})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // each time anew
+	for range 2 { // the second time, the token is still good
 		tok, err := s.Token(t.Context())
 		if err != nil || tok.Raw != p.issued || tok.Email != "jane@acme.example" || tok.Source != "sign-in at "+p.URL {
 			t.Fatalf("Token = %v, %v", tok, err)
@@ -146,11 +145,13 @@ func TestInteractive(t *testing.T) {
 		t.Error("the token was shown")
 	}
 
+	signOut(s)
 	p.refuse = true
 	if _, err := s.Token(t.Context()); !errors.Is(err, ErrRefused) {
 		t.Errorf("refused sign-in: %v, want ErrRefused", err)
 	}
 	p.Close()
+	signOut(s)
 	if _, err := s.Token(t.Context()); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("no provider: %v, want ErrUnavailable", err)
 	}
@@ -180,3 +181,6 @@ func (a *asked) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// signOut has the next Token ask the person.
+func signOut(s Source) { s.(*Interactive).renewAt = time.Time{} }

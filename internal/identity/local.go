@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -46,11 +47,41 @@ func (v *Variable) Token(context.Context) (Token, error) {
 func (v *Variable) String() string { return "environment variable " + v.Name }
 
 // File reads a file each time, so that whoever mounted it may renew the token: a projected Kubernetes service account
-// token, a file kept fresh by a CI system.
-type File struct{ Path string }
+// token, a file kept fresh by a CI system. It is safe for concurrent use.
+type File struct {
+	Path string
+
+	// good is set once the file had a token that was good. From then on somebody is known to renew it, and for a file
+	// that is late, or half written, it is worth waiting a little.
+	good atomic.Bool
+}
+
+const (
+	// filePatience is how long a file that has had a good token may have none, or one that is about to expire.
+	filePatience = 5 * time.Second
+	filePause    = 100 * time.Millisecond
+	// fileMargin is what a token must have left, so that it is still good where it is sent.
+	fileMargin = 3 * time.Second
+)
 
 // Token returns the file's token, or ErrExpired, ErrMalformed, ErrNoIdentity (no such file), or what the file system says.
-func (f *File) Token(context.Context) (Token, error) {
+// If the file has had a good token before, a token that is not good or expires within seconds is waited out for up to
+// five seconds: it is about to be replaced.
+func (f *File) Token(ctx context.Context) (Token, error) {
+	start := time.Now()
+	for {
+		t, err := f.read()
+		fresh := err == nil && (t.Expiry.IsZero() || time.Until(t.Expiry) >= fileMargin)
+		if err == nil && !f.good.Swap(true) || fresh || !f.good.Load() || time.Since(start) >= filePatience {
+			return t, err
+		}
+		if perr := pause(ctx, filePause); perr != nil {
+			return Token{}, perr
+		}
+	}
+}
+
+func (f *File) read() (Token, error) {
 	file, err := os.Open(f.Path)
 	if os.IsNotExist(err) {
 		return Token{}, fmt.Errorf("%s does not exist: %w", f, ErrNoIdentity)
