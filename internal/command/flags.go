@@ -88,10 +88,32 @@ type TrustFlags struct {
 // SignFlags say how to sign.
 type SignFlags struct {
 	TrustFlags
+	IdentityFlags
 	SigningConfig string `placeholder:"FILE" help:"Signing configuration of a private Sigstore instance (default: public-good Sigstore, by TUF)."`
 	RekorVersion  uint32 `default:"0" enum:"0,1,2" help:"Use the transparency log with this API version: 1 or 2; 0 as the signing configuration says."`
 	Certificate   string `default:"shared" enum:"shared,per-package" help:"One certificate re-used within its life (shared), or one for each package."`
-	IDTokenFile   string `name:"identity-token-file" placeholder:"FILE" help:"File that holds the OIDC identity token; read anew for each certificate."`
+}
+
+// IdentityFlags say where the identity token comes from.
+type IdentityFlags struct {
+	IDTokenFile    string `name:"identity-token-file" placeholder:"FILE" help:"File that holds the OIDC identity token; read anew for each certificate."`
+	IdentitySource string `default:"auto" enum:"auto,variable,github,buildkite,circleci,mounted,spiffe,google,sign-in,device" help:"Where the identity token comes from, instead of the first place that has one: variable, github, buildkite, circleci, mounted, spiffe, google, sign-in, device."`
+	Audience       string `name:"identity-audience" default:"sigstore" help:"Audience of the identity token, as the certificate authority wants it."`
+	OIDCIssuer     string `name:"oidc-issuer" placeholder:"URL" help:"Issuer to sign in at (default: public-good Sigstore's)."`
+	OIDCClientID   string `name:"oidc-client-id" default:"sigstore" help:"OAuth client to sign in as."`
+}
+
+// Identity finds the source of identity tokens.
+func (f *IdentityFlags) Identity(env *Env) (identity.Survey, error) {
+	o := identity.Options{TokenFile: f.IDTokenFile, Audience: f.Audience, Issuer: f.OIDCIssuer, ClientID: f.OIDCClientID,
+		Interactive: env.Interactive(), In: env.Stdin, Out: env.Stderr}
+	if f.IdentitySource != "auto" {
+		if f.IDTokenFile != "" {
+			return identity.Survey{}, Usage("give one of them", errors.New("--identity-token-file and --identity-source exclude each other"))
+		}
+		o.Only = f.IdentitySource
+	}
+	return identity.Look(o)
 }
 
 // Trust loads the trust root, and for public-good Sigstore a signing configuration of it as well: the default one for "".
@@ -126,7 +148,7 @@ func (f *SignFlags) Signer(ctx context.Context, env *Env) (*sign.KeylessSigner, 
 	if (f.TrustedRoot == "") != (f.SigningConfig == "") {
 		return nil, nil, Usage("give both, or none for public-good Sigstore", errors.New("--trusted-root and --signing-config go together"))
 	}
-	tokens, err := identity.Detect(identity.Options{TokenFile: f.IDTokenFile, Interactive: env.Interactive(), Out: env.Stderr})
+	found, err := f.Identity(env)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -147,7 +169,7 @@ func (f *SignFlags) Signer(ctx context.Context, env *Env) (*sign.KeylessSigner, 
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := sign.NewSigner(sign.Config{TrustRoot: tr, SigningConfig: sc, Tokens: tokens, PerPackage: f.Certificate == "per-package",
+	s, err := sign.NewSigner(sign.Config{TrustRoot: tr, SigningConfig: sc, Tokens: found.Source, PerPackage: f.Certificate == "per-package",
 		RekorVersion: f.RekorVersion})
 	if err != nil {
 		return nil, nil, Usage("check the signing configuration", err)
