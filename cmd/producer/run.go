@@ -25,6 +25,7 @@ type grammar struct {
 	Verify  verifyCmd  `cmd:"" help:"Verify packages against their sidecar, a bundle file or a channel."`
 	Channel channelCmd `cmd:"" help:"Look after a channel: take over one that others made, check it, remove packages, collect what is out of use."`
 	Inspect inspectCmd `cmd:"" help:"Show who signed a package, and where that is written. Verifies nothing."`
+	Whoami  whoamiCmd  `cmd:"" help:"Show what would be signed with: whose identity, and where its token comes from. Signs nothing."`
 }
 
 func run(args []string, s command.Streams) int {
