@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -12,8 +13,10 @@ import (
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/hex"
+	"maps"
 	"math/big"
 	"net/url"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -150,6 +153,8 @@ type order struct {
 	statement   []byte // nil: a right one
 	payloadType string // "": the right one
 	identities  []string
+	issuer      string         // "": the test's
+	extensions  map[int]string // of the certificate, .9 to .22; nil: a repository and a trigger
 	noIssuer    bool
 	rekor1      bool
 	noSCT       bool
@@ -231,11 +236,17 @@ func (f *forge) certify(key *ecdsa.PrivateKey, o order) (*x509.Certificate, erro
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: begin, NotAfter: begin.Add(10 * time.Minute),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-		ExtraExtensions: []pkix.Extension{extension(12, "https://github.com/acme/feedstock"), extension(20, "push")},
+	}
+	if o.extensions == nil {
+		o.extensions = map[int]string{12: "https://github.com/acme/feedstock", 20: "push"}
+	}
+	for _, n := range slices.Sorted(maps.Keys(o.extensions)) {
+		template.ExtraExtensions = append(template.ExtraExtensions, extension(n, o.extensions[n]))
 	}
 	if !o.noIssuer {
+		issuer := cmp.Or(o.issuer, testIssuer)
 		//lint:ignore SA1019 certificates carry the old extension beside the new one, and verifiers read both
-		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: certificate.OIDIssuer, Value: []byte(testIssuer)}, extension(8, testIssuer))
+		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: certificate.OIDIssuer, Value: []byte(issuer)}, extension(8, issuer))
 	}
 	if o.identities == nil {
 		o.identities = []string{testIdentity}

@@ -244,7 +244,7 @@ func exactly(want string) func(string) bool { return func(s string) bool { retur
 // wholly compiles a pattern for the whole text. Nothing is put around it, so that no bracket or quotation in it can reach
 // beyond its end: the longest match from the left is the whole text if any match is.
 func wholly(expr string) (func(string) bool, error) {
-	re, err := compileExpr(expr)
+	re, err := compileExpr(expr, maxPattern)
 	if err != nil {
 		return nil, err
 	}
@@ -255,17 +255,18 @@ func wholly(expr string) (func(string) bool, error) {
 	}, nil
 }
 
+// anywhere leaves room for what patternOf puts around the expression.
 func anywhere(expr string) (func(string) bool, error) {
-	re, err := compileExpr(expr)
+	re, err := compileExpr(expr, maxPattern-len(patternOf("x")))
 	if err != nil {
 		return nil, err
 	}
 	return re.MatchString, nil
 }
 
-func compileExpr(expr string) (*regexp.Regexp, error) {
-	if len(expr) > maxPattern {
-		return nil, fmt.Errorf("the pattern has %d bytes, more than %d", len(expr), maxPattern)
+func compileExpr(expr string, limit int) (*regexp.Regexp, error) {
+	if len(expr) > limit {
+		return nil, fmt.Errorf("the pattern has %d bytes, more than %d", len(expr), limit)
 	}
 	return regexp.Compile(expr)
 }

@@ -49,14 +49,15 @@ func (m Match) MarshalJSON() ([]byte, error) {
 		return unescaped(m.Exact)
 	}
 	return unescaped(struct {
+		Exact   string `json:"exact,omitempty"` // beside a pattern it is an error, and stays one
 		Pattern string `json:"pattern"`
-	}{m.Pattern})
+	}{m.Exact, m.Pattern})
 }
 
 // Canonical gives the policy as compact JSON, the same bytes for policies that say the same in another order, with
 // repetitions, or by leaving out what is the default. It is a policy file: ParsePolicy reads it, and what it gives then
 // decides as this policy does. IdentityRegexp and IssuerRegexp are written as the patterns that mean the same. It is for
-// policies that pass Check; of others it gives bytes that ParsePolicy refuses.
+// policies that pass Check.
 func (p Policy) Canonical() []byte {
 	c := canonicalPolicy{Version: PolicyVersion, Signers: canonicalSigners(p.Signers), Claims: p.Claims}
 	for _, pr := range p.predicates() {

@@ -104,7 +104,7 @@ func (r *policyReader) signer(n *yaml.Node, path string) (s Signer) {
 
 func (r *policyReader) repository(n *yaml.Node, path, shorthand string) {
 	if _, _, _, _, err := parseRepository(shorthand); err != nil {
-		r.fault(n, path, "%v", err)
+		r.fault(n, path, "%v; who is no repository is a mapping of identity and issuer", err)
 	}
 }
 
