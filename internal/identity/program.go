@@ -27,7 +27,7 @@ const (
 type Program struct {
 	name, path, audience, hint string
 	args                       []string
-	timeout                    time.Duration
+	timeout, grace             time.Duration
 }
 
 // NewBuildkite asks the buildkite-agent at path, which a Buildkite job finds in its PATH. The audience defaults to
@@ -36,7 +36,7 @@ func NewBuildkite(path, audience string) *Program {
 	if audience == "" {
 		audience = DefaultAudience
 	}
-	return &Program{name: "Buildkite", path: path, audience: audience, timeout: programTimeout,
+	return &Program{name: "Buildkite", path: path, audience: audience, timeout: programTimeout, grace: programGrace,
 		args: []string{"oidc", "request-token", "--audience", audience}, hint: hintBuildkite}
 }
 
@@ -48,7 +48,7 @@ func NewCircleCI(path, audience string) *Program {
 		audience = DefaultAudience
 	}
 	claims, _ := json.Marshal(map[string]string{"aud": audience}) // strings always encode
-	return &Program{name: "CircleCI", path: path, audience: audience, timeout: programTimeout,
+	return &Program{name: "CircleCI", path: path, audience: audience, timeout: programTimeout, grace: programGrace,
 		args: []string{"run", "oidc", "get", "--claims", string(claims)}, hint: hintCircleCI}
 }
 
@@ -72,11 +72,11 @@ func (p *Program) run(ctx context.Context) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.path, p.args...)
 	out, complaint := &atMost{limit: maxToken + 1}, &lastOf{limit: maxComplaint}
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = out, complaint, programGrace
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = out, complaint, p.grace
 	err := cmd.Run()
 	switch {
 	case err == nil:
-		return out.String(), nil
+		return out.data.String(), nil
 	case out.overflowed:
 		return "", fmt.Errorf("%s printed more than a token: %w", p.path, ErrMalformed)
 	case ctx.Err() != nil:
@@ -86,7 +86,7 @@ func (p *Program) run(ctx context.Context) (string, error) {
 	if !ran {
 		return "", fmt.Errorf("%w: %w; %s", ErrRefused, err, p.hint)
 	}
-	reason := complaint.reason(out.String())
+	reason := complaint.reason(out.data.String())
 	if reason == "" {
 		reason = "it did not say why"
 	}
@@ -107,17 +107,17 @@ var (
 
 // atMost keeps so many bytes, and ends the writer at more.
 type atMost struct {
-	bytes.Buffer
+	data       bytes.Buffer // not embedded: its ReadFrom would take all
 	limit      int
 	overflowed bool
 }
 
 func (b *atMost) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > b.limit {
+	if b.data.Len()+len(p) > b.limit {
 		b.overflowed = true
 		return 0, io.ErrShortWrite
 	}
-	return b.Buffer.Write(p)
+	return b.data.Write(p)
 }
 
 // lastOf keeps the last so many bytes.
