@@ -218,3 +218,79 @@ func TestCorpusSigningConfigs(t *testing.T) {
 		}
 	}
 }
+
+// TestCorpusPolicies: a real certificate of GitHub's, by policies.
+func TestCorpusPolicies(t *testing.T) {
+	t.Parallel()
+	v := publicGood(t)
+	sidecar := corpus(t, actionlintFile+".v0.sigs")
+	subject := Subject{actionlintFile, actionlintSHA256}
+	for _, tt := range []struct {
+		file string
+		want Code // of the element
+	}{
+		{"signers: [github:hunger/octoconda]", ""},
+		{"signers: [github:Hunger/Octoconda]", ""},
+		{"signers: ['github:hunger/octoconda@refs/heads/main']", ""},
+		{"signers: ['github:hunger/octoconda@refs/heads/mai']", CodeClaimMismatch},
+		{"signers: [github:hunger/octo]", CodeIdentityMismatch},
+		{"signers: [github:hunger/octoconda-2]", CodeIdentityMismatch},
+		{"signers: [gitlab:hunger/octoconda]", CodeIdentityMismatch},
+		{"signers: [github:hunger/octoconda]\nclaims: {runnerEnvironment: github-hosted, buildTrigger: {pattern: 'schedule|push'}, sourceRepositoryOwnerIdentifier: '73267'}", ""},
+		{"signers: [github:hunger/octoconda]\nclaims: {buildTrigger: push}", CodeClaimMismatch},
+		{"signers: [github:hunger/octoconda]\nchannel: {url: '" + prefixChannel + "'}", ""},
+		{"signers: [github:hunger/octoconda]\nchannel: {url: '" + prefixChannel + "-2'}", CodeStatementTargetChannel},
+		{"signers:\n- identityPrefix: https://github.com/hunger\n  issuer: " + githubIssuer, ""},
+		{"signers:\n- identityPrefix: https://github.com/hunge\n  issuer: " + githubIssuer, CodeIdentityMismatch},
+		{"signers:\n- identityPattern: https://github\\.com/hunger/.*@refs/heads/main\n  issuer: " + githubIssuer, ""},
+		{"signers:\n- identityPattern: https://github\\.com/hunger/\n  issuer: " + githubIssuer, CodeIdentityMismatch},
+	} {
+		p, err := ParsePolicy("policy", []byte(tt.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := VerifySidecar(sidecar, v, subject, p)
+		if len(r.Elements) != 1 || CodeOf(r.Elements[0].Err) != tt.want || (err == nil) != (tt.want == "") {
+			t.Errorf("%s: %v", tt.file, err)
+		}
+	}
+}
+
+// TestCorpusProvenance: another predicate type, required of a real bundle.
+func TestCorpusProvenance(t *testing.T) {
+	t.Parallel()
+	v := publicGood(t)
+	b := corpus(t, "conformance/happy-path-intoto-in-dsse-v3/bundle.sigstore.json")
+	e, err := parseBundle(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := parseInToto(e.statement)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, _ := st.subjects[0].(map[string]any)["digest"].(map[string]any)["sha256"].(string)
+	policy := func(signer string) Policy {
+		p, err := ParsePolicy("policy", []byte("signers: ["+signer+"]\npredicates: {required: ['"+st.predicateType+"']}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	const beacon = "github:sigstore-conformance/extremely-dangerous-public-oidc-beacon"
+	r, err := v.VerifyAny(b, Subject{testFile, digest}, policy(beacon))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.PredicateType != st.predicateType || r.Subject.SHA256 != digest {
+		t.Errorf("result %+v", r)
+	}
+	_, err = v.VerifyAny(b, testSubject(), policy(beacon))
+	wantCode(t, err, CodeStatementDigestMismatch)
+	_, err = v.VerifyAny(b, Subject{testFile, digest}, policy(strings.TrimSuffix(beacon, "-beacon")))
+	wantCode(t, err, CodeIdentityMismatch)
+	_, err = v.VerifyAny(b, Subject{testFile, digest}, Policy{Signers: repository(beacon)})
+	wantCode(t, err, CodePredicateNotAllowed)
+	_, err = v.Verify(b, Subject{testFile, digest}, policy(beacon))
+	wantCode(t, err, CodePredicateNotAllowed)
+}
