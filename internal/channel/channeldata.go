@@ -268,11 +268,6 @@ func (d *channelData) remember(ctx context.Context) error {
 		shards := maps.Clone(s.index.shards)
 		for name := range d.later {
 			delete(shards, name)
-			if s.seen != nil { // what the entry is of until then
-				if h, ok := s.seen.shards[name]; ok {
-					shards[name] = h
-				}
-			}
 		}
 		if s.seen != nil && maps.Equal(s.seen.shards, shards) {
 			continue

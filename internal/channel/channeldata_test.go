@@ -280,6 +280,34 @@ func TestChannelDataOfWhatCannotBeRead(t *testing.T) {
 	}
 }
 
+// TestChannelDataElsewhere: what an entry says of subdirs without shards stays, and a newer version there as well.
+func TestChannelDataElsewhere(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ old, want string }{
+		{`{"version":"3","home":"h","timestamp":9,"run_exports":{"3":{"weak":["y"]},"1":{"weak":["z"]}},"subdirs":["win-64","noarch"]}`,
+			`{"version":"3","home":"h","timestamp":1700000000,"run_exports":{"3":{"weak":["y"]},"1":{"weak":["x >=1"]}},"subdirs":["noarch","win-64"],"summary":null,"license":null}`},
+		{`{"version":"0.3","home":"h","timestamp":1900000000,"run_exports":{},"subdirs":["win-64"]}`,
+			`{"version":"1","home":"new","timestamp":1900000000,"run_exports":{"1":{"weak":["x >=1"]}},"subdirs":["noarch","win-64"],"summary":"s","license":"MIT"}`},
+		{`{"version":"3","home":"h","timestamp":1900000000,"run_exports":{"3":{"weak":["y"]}},"subdirs":["noarch"]}`,
+			`{"version":"1","home":"new","timestamp":1700000000,"run_exports":{"1":{"weak":["x >=1"]}},"subdirs":["noarch"],"summary":"s","license":"MIT"}`},
+	} {
+		m := newMemory()
+		c := New(m, Options{Now: clock()})
+		update(t, c, "noarch", realPack(t, "a", "1", "noarch", map[string]string{"info/about.json": `{"home":"new","summary":"s"}`}).upload(t, c, "noarch", 0))
+		m.set("channeldata.json", []byte(`{"packages":{"a":`+test.old+`},"subdirs":["win-64"]}`))
+		merged(t, c, "noarch")
+		var want, got map[string]any
+		if err := errors.Join(json.Unmarshal([]byte(test.want), &want), json.Unmarshal([]byte(entries(t, m)["a"]), &got)); err != nil {
+			t.Fatal(err)
+		}
+		for key := range want {
+			if d := cmp.Diff(want[key], got[key]); d != "" {
+				t.Errorf("%s of %s: %s", key, test.old, d)
+			}
+		}
+	}
+}
+
 func TestChannelDataThatIsNone(t *testing.T) {
 	t.Parallel()
 	for _, doc := range []string{"{", "[]", `{"channeldata_version":2}`, `{"packages.conda":{}}`, `{"v3":{}}`, `{"subdirs":{}}`, `{"packages":{"a":{"subdirs":1}}}`,
