@@ -93,7 +93,9 @@ func Look(o Options) (Survey, error) {
 		if found.err != nil {
 			return Survey{}, found.err
 		}
-		s.Looked = append(s.Looked, Finding{Kind: p.kind, Found: found.source != nil, Why: found.why})
+		if found.why != "" {
+			s.Looked = append(s.Looked, Finding{Kind: p.kind, Found: found.source != nil, Why: found.why})
+		}
 		if found.source != nil {
 			s.Source, s.Kind = found.source, p.kind
 			return s, nil

@@ -42,7 +42,8 @@ type place struct {
 	look      func(*looker) found
 }
 
-// found is what a look gave: a source, or none with a hint if it seems that there should be one. Why speaks of either.
+// found is what a look gave: a source, or none with a hint if it seems that there should be one. Why speaks of either; if it
+// is "", there is nothing to say.
 type found struct {
 	source    Source
 	why, hint string
@@ -101,7 +102,7 @@ func places() []place {
 
 func (l *looker) token() found {
 	if l.Token == "" {
-		return found{why: "no token was given"}
+		return found{} // programs without such a flag need not hear of it
 	}
 	return found{source: NewStatic(l.Token, "the token given on the command line"), why: "it was given"}
 }
