@@ -105,6 +105,7 @@ func TestProgramFaults(t *testing.T) {
 	t.Run("not wanted any more", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		p := NewBuildkite(script(t, "buildkite-agent", "sleep 60"), "")
+		p.grace = 100 * time.Millisecond
 		time.AfterFunc(50*time.Millisecond, cancel)
 		if _, err := p.Token(ctx); !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnavailable) {
 			t.Errorf("Token = %v, want the context's error", err)
