@@ -190,7 +190,7 @@ func runTool(ctx context.Context, t *tool, r *Report, additions [][]channel.Entr
 				return err
 			}
 			r.add(t, rowAll, len(entries), u, nil)
-		case last && t.catchUp != nil:
+		case last:
 			if u, calls, err = t.update(ctx, i); err != nil {
 				return err
 			}
@@ -205,7 +205,7 @@ func runTool(ctx context.Context, t *tool, r *Report, additions [][]channel.Entr
 			if u, calls, err = t.update(ctx, i); err != nil {
 				return err
 			}
-			r.add(t, map[bool]string{false: rowUpdate, true: rowAll}[last], len(entries), u, calls)
+			r.add(t, rowUpdate, len(entries), u, calls)
 		}
 		if err := t.result.verify(entries, names); err != nil {
 			return fmt.Errorf("after adding %d packages: %w", len(entries), err)

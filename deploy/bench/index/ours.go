@@ -8,25 +8,11 @@ import (
 	"io"
 	"iter"
 	"os"
-	"reflect"
 	"runtime/pprof"
 	"sync/atomic"
 
 	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/store"
-)
-
-// What is called of a channel.
-type (
-	updater interface {
-		Update(ctx context.Context, subdir string, entries []channel.Entry) (changed int, refused []error, err error)
-	}
-	monolith interface {
-		Monolith(ctx context.Context, subdir string) (written bool, err error)
-	}
-	ranger interface {
-		GetRange(ctx context.Context, key string, offset, length int64, etag string) (io.ReadCloser, store.Info, error)
-	}
 )
 
 // Calls are the requests to a store. The bytes are those of objects.
@@ -64,12 +50,8 @@ func (c *counted) Get(ctx context.Context, key string) (io.ReadCloser, store.Inf
 }
 
 func (c *counted) GetRange(ctx context.Context, key string, offset, length int64, etag string) (io.ReadCloser, store.Info, error) {
-	r, ok := c.Store.(ranger)
-	if !ok {
-		return nil, store.Info{}, errors.ErrUnsupported
-	}
 	c.get.Add(1)
-	return c.body(r.GetRange(ctx, key, offset, length, etag))
+	return c.body(c.Store.GetRange(ctx, key, offset, length, etag))
 }
 
 func (c *counted) body(r io.ReadCloser, info store.Info, err error) (io.ReadCloser, store.Info, error) {
@@ -144,15 +126,11 @@ func (o work) do(ctx context.Context, w io.Writer) (err error) {
 	ch := channel.New(c, channel.Options{})
 	switch o.what {
 	case "adopt":
-		err = adopt(ctx, ch)
+		_, err = ch.Adopt(ctx, subdir)
 	case "update":
 		err = o.update(ctx, ch)
 	case "monolith":
-		if m, ok := any(ch).(monolith); ok {
-			_, err = m.Monolith(ctx, subdir)
-		} else {
-			err = errors.New("the channel has no Monolith")
-		}
+		_, err = ch.Monolith(ctx, subdir)
 	default:
 		err = fmt.Errorf("unknown work %q", o.what)
 	}
@@ -162,21 +140,8 @@ func (o work) do(ctx context.Context, w io.Writer) (err error) {
 	return json.NewEncoder(w).Encode(c.calls())
 }
 
-// adopt takes over a subdir that another tool has indexed: it makes the shards. A channel that has no Adopt does so with its
-// first update. Its first result is of no concern here, hence the reflection.
-func adopt(ctx context.Context, ch updater) error {
-	m := reflect.ValueOf(ch).MethodByName("Adopt")
-	if !m.IsValid() {
-		_, _, err := ch.Update(ctx, subdir, nil)
-		return err
-	}
-	out := m.Call([]reflect.Value{reflect.ValueOf(ctx), reflect.ValueOf(subdir)})
-	err, _ := out[len(out)-1].Interface().(error)
-	return err
-}
-
 // update brings the entries into the index, so many at a time, as the publish stage does. Packages and sidecars are there.
-func (o work) update(ctx context.Context, ch updater) error {
+func (o work) update(ctx context.Context, ch *channel.Channel) error {
 	f, err := os.Open(o.entries)
 	if err != nil {
 		return err

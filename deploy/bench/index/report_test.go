@@ -66,7 +66,7 @@ func TestVerifyMissesWhatIsNotIndexed(t *testing.T) {
 	}
 	defer dir.Close()
 	ch := channel.New(dir, channel.Options{})
-	if err := adopt(t.Context(), ch); err != nil {
+	if _, err := ch.Adopt(t.Context(), subdir); err != nil {
 		t.Fatal(err)
 	}
 	if err := (work{entries: filepath.Join(d.root, "additions", "0.entries"), batch: 2}).update(t.Context(), ch); err != nil {

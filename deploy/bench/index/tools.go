@@ -31,7 +31,7 @@ type tool struct {
 	// update brings new packages to clients that read shards, with as little else as the tool can be told to do.
 	update func(ctx context.Context, round int) (Usage, *Calls, error)
 	// catchUp brings repodata.json and repodata.json.zst up to date after update, and all does both. A tool has one of the
-	// two, or none if its update writes everything.
+	// two.
 	catchUp func(ctx context.Context) (Usage, *Calls, error)
 	all     func(ctx context.Context) (Usage, error)
 	// idle starts it and does nothing; nil if that costs nothing. start is what it costs, which comparisons leave out.
@@ -68,7 +68,7 @@ func hallmark(self, location string, env []string, d Directory, o options) *tool
 		notes: []string{
 			"hallmark reads the new packages' records from a list, as they come from its hash stage; the peers read the packages, which are small here",
 			"hallmark flushes each file and its folder to disk (fsync); rattler flushes nothing, conda-index its cache alone, package by package",
-			"hallmark's catch up writes run_exports.json too, which the peers do not; the files in which it puts documents together are in its bytes",
+			"hallmark's catch up writes run_exports.json and current_repodata.json too, which the peers do not here; the files in which it puts documents together are in its bytes",
 		},
 		prepare: func(ctx context.Context) (Usage, error) {
 			u, _, err := run(ctx, "adopt", -1)
@@ -76,11 +76,7 @@ func hallmark(self, location string, env []string, d Directory, o options) *tool
 		},
 		update: func(ctx context.Context, round int) (Usage, *Calls, error) { return run(ctx, "update", round) },
 	}
-	if _, ok := any((*channel.Channel)(nil)).(monolith); ok {
-		t.catchUp = func(ctx context.Context) (Usage, *Calls, error) { return run(ctx, "monolith", -1) }
-	} else {
-		t.notes = append(t.notes, "hallmark writes repodata.json and repodata.json.zst with each update: its channel has no Monolith")
-	}
+	t.catchUp = func(ctx context.Context) (Usage, *Calls, error) { return run(ctx, "monolith", -1) }
 	return t
 }
 
