@@ -28,7 +28,7 @@ func (c *Channel) loadBase(ctx context.Context, subdir string) (*base, error) {
 	if index == nil {
 		return x, nil
 	}
-	for _, name := range c.documents() {
+	for _, name := range documents {
 		if m, ok := lookup(index.info, name); ok {
 			if t, _, err := text(m.raw); err == nil {
 				x.docs[name] = string(t)
@@ -60,7 +60,7 @@ func (c *Channel) loadMerged(ctx context.Context, subdir, name string) (x *shard
 // is no failure: theirs is as true.
 func (c *Channel) saveBase(ctx context.Context, subdir string, was *base, docs map[string]string, index *shardIndex) error {
 	var notes []member
-	for _, name := range c.documents() {
+	for _, name := range documents {
 		if etag, ok := docs[name]; ok {
 			notes = append(notes, packMember(name, appendString(nil, etag)))
 		}

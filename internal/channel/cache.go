@@ -41,11 +41,22 @@ func (c *shardCache) put(h hash, s *shard) {
 		return
 	}
 	c.m[h] = c.used.PushFront(&cached{h, s})
-	c.room -= s.size
+	c.room -= s.cost()
 	for c.room < 0 && c.used.Len() > 1 {
 		e := c.used.Back()
 		old := c.used.Remove(e).(*cached)
 		delete(c.m, old.hash)
-		c.room += old.shard.size
+		c.room += old.shard.cost()
 	}
+}
+
+// cost is about what a shard takes in memory: its bytes, and what points into them.
+func (s *shard) cost() int {
+	n := s.size + 512
+	for _, ms := range s.records {
+		for _, m := range ms {
+			n += 160 + len(m.key)
+		}
+	}
+	return n
 }

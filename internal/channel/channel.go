@@ -23,11 +23,14 @@ type Options struct {
 	// Small is the greatest repodata.json, in bytes, that every Update brings up to date at once. A larger one follows when
 	// Monolith is called. Default 4 MiB; negative for never.
 	Small int64
-	// NoCurrent leaves out current_repodata.json and its .zst. Those that are there are neither kept up to date nor deleted.
-	NoCurrent bool
+	// CurrentUpTo is up to which size of repodata.json, in bytes, a subdir gets a current_repodata.json. One that is there is
+	// kept up to date whatever the size. What it selects is found in memory, which follows the number of names and of records
+	// selected: hundreds of MiB for a channel of conda-forge's size. Default 128 MiB; negative for never, then those that are
+	// there are neither kept up to date nor deleted.
+	CurrentUpTo int64
 	// Scratch is the folder in which large documents are put together; default the system's for temporary files.
 	Scratch string
-	// KeepShards is how many bytes of shards are kept in memory. Default 64 MiB.
+	// KeepShards is how many bytes of shards are kept in memory. Default 32 MiB.
 	KeepShards int
 	// Revalidate is how long Find trusts the shard index without asking the store again. Default 1 s.
 	Revalidate time.Duration
@@ -71,11 +74,14 @@ func New(s store.Store, o Options) *Channel {
 	if o.Parallel <= 0 {
 		o.Parallel = 16
 	}
+	if o.CurrentUpTo == 0 {
+		o.CurrentUpTo = 128 << 20
+	}
 	if o.Small == 0 {
 		o.Small = 4 << 20
 	}
 	if o.KeepShards <= 0 {
-		o.KeepShards = 64 << 20
+		o.KeepShards = 32 << 20
 	}
 	if o.Revalidate <= 0 {
 		o.Revalidate = time.Second

@@ -455,7 +455,7 @@ func FuzzChannelData(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		m := newMemory()
-		c := New(m, Options{Now: clock(), NoCurrent: true})
+		c := New(m, Options{Now: clock(), CurrentUpTo: -1})
 		update(t, c, "noarch", newPack("a", "1", ".conda").upload(t, c, "noarch", 0), newPack("aa", "2", ".conda").upload(t, c, "noarch", 0))
 		m.set("channeldata.json", doc)
 		_, err := c.ChannelData(t.Context(), []string{"noarch"})
@@ -481,7 +481,7 @@ func FuzzChannelData(f *testing.F) {
 			}
 		}
 		was := string(m.get(t, "channeldata.json"))
-		if written, err := New(m, Options{NoCurrent: true}).ChannelData(t.Context(), []string{"noarch"}); err != nil || written {
+		if written, err := New(m, Options{CurrentUpTo: -1}).ChannelData(t.Context(), []string{"noarch"}); err != nil || written {
 			t.Errorf("once more: %v, %v", written, err)
 		}
 		if err := m.Delete(t.Context(), "noarch/"+seenName); err != nil {

@@ -13,8 +13,16 @@ type codec struct {
 	decoder *zstd.Decoder
 }
 
+// Each encoder keeps a history of twice the window. Shards are a few kilobytes, the index hardly compresses at all: a larger
+// window would gain nothing.
+const (
+	encoders    = 2
+	shardWindow = 1 << 20
+)
+
 func newCodec() *codec {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(4))
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(encoders),
+		zstd.WithWindowSize(shardWindow), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic(err) // the options are constants
 	}

@@ -132,13 +132,35 @@ func TestCurrentFollows(t *testing.T) {
 		current(t, m, "linux-64")
 	}
 	m.set(key, []byte("{}"))
-	c = New(m, Options{Now: clock(), NoCurrent: true})
+	c = New(m, Options{Now: clock(), CurrentUpTo: -1})
 	update(t, c, "linux-64", newPack("b", "1", ".conda").upload(t, c, "linux-64", 0))
 	if got := string(m.get(t, key)); got != "{}" {
 		t.Errorf("it is to be left alone: %s", got)
 	}
 	if written, err := c.Monolith(t.Context(), "linux-64"); err != nil || written {
 		t.Errorf("once more: %v, %v", written, err)
+	}
+}
+
+// TestCurrentOfALargeSubdir: a subdir that is large from the beginning gets none; one that has it keeps it.
+func TestCurrentOfALargeSubdir(t *testing.T) {
+	t.Parallel()
+	for _, there := range []bool{false, true} {
+		m := newMemory()
+		c := New(m, Options{Now: clock(), CurrentUpTo: 100})
+		m.set("linux-64/repodata.json", []byte(`{"info":{"subdir":"linux-64"},"packages":{},"packages.conda":{},"removed":[],"repodata_version":1,"x":"a member of somebody else's"}`))
+		if there {
+			m.set("linux-64/current_repodata.json", []byte("{}"))
+		}
+		update(t, c, "linux-64", newPack("b", "1", ".conda").upload(t, c, "linux-64", 0))
+		got, ok := m.state()["linux-64/current_repodata.json"]
+		if ok != there || there && !strings.Contains(got, "b-1-h0_0.conda") {
+			t.Errorf("there before: %v, now: %v %s", there, ok, got)
+		}
+		writes := len(m.writes)
+		if w, err := New(m, Options{CurrentUpTo: 100}).Monolith(t.Context(), "linux-64"); err != nil || w || len(m.writes) != writes {
+			t.Errorf("once more: %v %v %q", w, err, m.writes[writes:])
+		}
 	}
 }
 
@@ -264,11 +286,15 @@ func BenchmarkMerge(b *testing.B) {
 	}
 	doc.WriteString(`},"removed":[],"repodata_version":1}`)
 	for _, without := range []bool{true, false} {
-		b.Run(fmt.Sprintf("NoCurrent=%v", without), func(b *testing.B) {
+		limit := int64(0)
+		if without {
+			limit = -1
+		}
+		b.Run(fmt.Sprintf("without=%v", without), func(b *testing.B) {
 			b.SetBytes(int64(doc.Len()))
 			b.ReportAllocs()
 			for b.Loop() {
-				m := &monolith{c: New(newMemory(), Options{NoCurrent: without}), s: &subdir{name: "linux-64"}, dir: b.TempDir(), docs: map[string]store.Info{}}
+				m := &monolith{c: New(newMemory(), Options{CurrentUpTo: limit}), s: &subdir{name: "linux-64"}, dir: b.TempDir(), docs: map[string]store.Info{}}
 				m.c.store.(*memory).set("linux-64/repodata.json", doc.Bytes())
 				if err := m.look(b.Context()); err != nil {
 					b.Fatal(err)

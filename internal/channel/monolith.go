@@ -17,12 +17,7 @@ import (
 )
 
 // documents are what Monolith writes, in that order.
-func (c *Channel) documents() []string {
-	if c.options.NoCurrent {
-		return []string{repodataName, zstName, runExportsName}
-	}
-	return []string{repodataName, zstName, currentName, currentZstName, runExportsName}
-}
+var documents = []string{repodataName, zstName, currentName, currentZstName, runExportsName}
 
 // Monolith brings a subdir's repodata.json, current_repodata.json, the .zst of both and run_exports.json up to date with its
 // shards, which are what Update writes. written tells whether there was anything to do. It reads the shards of the names that changed since
@@ -81,7 +76,8 @@ type monolith struct {
 
 	dir    string // of its files
 	base   *base
-	docs   map[string]store.Info // those that are there
+	docs   map[string]store.Info // those that are there, of those that are to be
+	want   int                   // how many are to be
 	index  *shardIndex
 	lines  *outline        // of the new repodata.json; nil if there is to be no current_repodata.json
 	full   bool            // repodata.json is not the one that the base is of
@@ -108,7 +104,7 @@ func (m *monolith) run(ctx context.Context) (done bool, err error) {
 	if m.index == nil { // nothing to merge from: whoever made repodata.json keeps it
 		return true, nil
 	}
-	if len(m.docs) == len(c.documents()) && m.base.covers(m.etags(), m.index) {
+	if len(m.docs) == m.want && m.base.covers(m.etags(), m.index) {
 		return true, nil
 	}
 	m.full = m.base.index == nil
@@ -182,7 +178,7 @@ func (m *monolith) run(ctx context.Context) (done bool, err error) {
 // look finds which documents are there.
 func (m *monolith) look(ctx context.Context) error {
 	m.docs = map[string]store.Info{}
-	for _, name := range m.c.documents() {
+	for _, name := range documents {
 		info, found, err := m.c.head(ctx, m.key(name))
 		if err != nil {
 			return err
@@ -190,6 +186,14 @@ func (m *monolith) look(ctx context.Context) error {
 		if found {
 			m.docs[name] = info
 		}
+	}
+	m.want = len(documents)
+	// What is there is kept up to date, however large it has become.
+	_, there := m.docs[currentName]
+	if limit := m.c.options.CurrentUpTo; limit < 0 || !there && m.docs[repodataName].Size > limit {
+		delete(m.docs, currentName)
+		delete(m.docs, currentZstName)
+		m.want -= 2
 	}
 	return nil
 }
@@ -269,7 +273,7 @@ func (m *monolith) repodata(ctx context.Context, d *delta) (doc, zst *draft, fou
 		found = newFindings(m.dir)
 		g.unchanged, g.listed = found.record, found.listed
 	}
-	if !m.c.options.NoCurrent {
+	if m.want == len(documents) {
 		if m.lines, err = newOutline(m.dir); err != nil {
 			return nil, nil, nil, err
 		}

@@ -207,7 +207,11 @@ func splitMap(b []byte) ([]member, error) {
 
 // joinMap is the opposite of splitMap.
 func joinMap(b []byte, ms []member) []byte {
-	b = appendLen(b, kindMap, len(ms))
+	size := 5
+	for _, m := range ms {
+		size += len(m.rawKey) + len(m.raw)
+	}
+	b = appendLen(slices.Grow(b, size), kindMap, len(ms))
 	for _, m := range ms {
 		b = append(append(b, m.rawKey...), m.raw...)
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -148,19 +149,24 @@ func names(root *os.Root) ([]string, error) {
 		return nil, err
 	}
 	defer f.Close()
-	entries, err := f.ReadDir(-1)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]string, 0, len(entries))
-	for _, e := range entries {
-		switch e.Type() {
-		case fs.ModeDir:
-			out = append(out, e.Name()+"/")
-		case 0, fs.ModeSymlink:
-			out = append(out, e.Name())
+	var out []string
+	for {
+		// A few at a time: what is known of an entry besides its name takes several times as much as the name.
+		entries, err := f.ReadDir(1024)
+		for _, e := range entries {
+			switch e.Type() {
+			case fs.ModeDir:
+				out = append(out, e.Name()+"/")
+			case 0, fs.ModeSymlink:
+				out = append(out, e.Name())
+			}
+		}
+		if err == io.EOF {
+			slices.Sort(out)
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	slices.Sort(out)
-	return out, nil
 }
