@@ -260,7 +260,12 @@ func (s *KeylessSigner) issue(ctx context.Context) (c *certificate, err error) {
 		c, err = newCertificate(keypair, der, asked)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("getting a certificate: %w", unseen(err, token))
+		err = unseen(err, token)
+		if u, ok := errors.AsType[*UpstreamError](err); ok && !u.Temporary() && !token.Expiry.IsZero() && !time.Now().Before(token.Expiry) {
+			// It was good when it was fetched; an authority that was slow to answer has outlived it.
+			err = fmt.Errorf("%w: %w", errOutlived, err)
+		}
+		return nil, fmt.Errorf("getting a certificate: %w", err)
 	}
 	if s.config.TrustRoot != nil {
 		// At a time when it is valid whatever our clock says; it is the chain that is in question.
@@ -276,6 +281,10 @@ func (s *KeylessSigner) issue(ctx context.Context) (c *certificate, err error) {
 	s.issued.Add(1)
 	return c, nil
 }
+
+// errOutlived says that an identity token expired while the certificate authority was being asked: the next attempt has a
+// new one.
+var errOutlived = errors.New("the identity token expired meanwhile")
 
 // unseen makes sure that an error which a token's recipient had a part in does not show the token, and that it says which
 // service it is about.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
+	"github.com/hallmark-attest/hallmark/pipeline"
 )
 
 const (
@@ -327,5 +328,35 @@ func TestOnlyFulcioSeesTheToken(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestATokenThatIsOutlived: an authority that answers after the token's end refuses it; that is no reason to stop.
+func TestATokenThatIsOutlived(t *testing.T) {
+	for _, slow := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake(t)
+			f.fault = func(service string, n int, _ *http.Request) (*http.Response, error) {
+				if service != serviceFulcio || n > 3 {
+					return nil, nil
+				}
+				if slow {
+					time.Sleep(25 * time.Second) // three times: tokens live for a minute
+				}
+				if n < 3 {
+					return answer(503, "busy"), nil
+				}
+				return answer(401, "the token has expired"), nil
+			}
+			s := newSigner(t, f.config(t, 2))
+			_, err := s.Sign(t.Context(), testStatement(t))
+			e, ok := errors.AsType[*pipeline.Error](classify(err))
+			if !ok || (e.Kind == pipeline.KindTransient) != slow {
+				t.Errorf("slow %v: %v", slow, classify(err))
+			}
+			if _, err := s.Sign(t.Context(), testStatement(t)); err != nil {
+				t.Errorf("slow %v: with the next token: %v", slow, err)
+			}
+		})
 	}
 }

@@ -138,6 +138,8 @@ func (s *Stage) unverified(bundle []byte, err error) error {
 	switch attest.CodeOf(err) {
 	case attest.CodeIdentityMismatch, attest.CodeIssuerMismatch:
 		return pipeline.Fatal("identity.mismatch", "run with the campaign's identity, or start a campaign for this one", err)
+	case attest.CodeClaimMissing, attest.CodeClaimMismatch, attest.CodePolicyChannel:
+		return pipeline.Fatal("policy.refused", "the campaign's policy does not accept what this signer makes", err)
 	case attest.CodePolicyEmpty, attest.CodePolicyInvalid:
 		return pipeline.Fatal("policy.invalid", "a campaign needs a signer: an identity and an issuer", err)
 	case attest.CodeCertificate:
@@ -177,6 +179,8 @@ func classify(err error) error {
 		return pipeline.Fatal("identity.malformed", "the token must be a JSON Web Token", err)
 	case errors.Is(err, identity.ErrRefused):
 		return pipeline.Fatal("identity.refused", "the identity provider gives this job no token", err)
+	case errors.Is(err, errOutlived):
+		return pipeline.Transient("identity.outlived", 0, err)
 	case errors.Is(err, identity.ErrUnavailable):
 		return pipeline.Transient("identity.unavailable", 0, err)
 	case errors.Is(err, ErrOutsideValidity):
