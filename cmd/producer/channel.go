@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/command"
 )
@@ -17,7 +18,7 @@ import (
 // channelCmd looks after a channel, apart from any campaign.
 type channelCmd struct {
 	Adopt  adoptCmd  `cmd:"" help:"Take over a channel that others made: build shards from repodata.json, advertise the sidecars that are there."`
-	Check  checkCmd  `cmd:"" help:"Compare packages, shards, repodata.json and sidecars, and report each disagreement."`
+	Check  checkCmd  `cmd:"" help:"Compare packages, shards, repodata.json and sidecars, and report each disagreement; with an identity or a policy, verify every signature too."`
 	Merge  mergeCmd  `cmd:"" help:"Bring repodata.json and the other documents up to date with the shards now."`
 	Remove removeCmd `cmd:"" help:"Take packages out of the index and list them as removed."`
 	GC     gcCmd     `cmd:"" name:"gc" help:"Delete shards that have been out of use for the grace period."`
@@ -109,12 +110,42 @@ func (a *adoptCmd) Run(ctx context.Context, env *command.Env) error {
 
 type checkCmd struct {
 	subdirFlags
+	identityFlags
+	command.TrustFlags
+	TargetChannel string `placeholder:"URL" help:"With a policy or an identity: the channel that attestations must name."`
+
 	Quick bool          `help:"Do not read packages whose digest the store does not know: compare their sizes alone."`
 	Grace time.Duration `default:"168h" help:"Report shards out of use that are older than this."`
 }
 
+// verify gives the check of signatures that the flags ask for; nil for none.
+func (k *checkCmd) verify(ctx context.Context) (func(filename, sha256 string, sidecar []byte) error, error) {
+	if !k.given() {
+		return nil, nil
+	}
+	policy, err := k.policy(k.TargetChannel)
+	if err != nil {
+		return nil, err
+	}
+	v, err := k.Verifier(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return func(filename, sha256 string, sidecar []byte) error {
+		if sidecar == nil {
+			return errors.New("it has no attestation")
+		}
+		_, err := verifyMaterial(sidecar, v, attest.Subject{Filename: filename, SHA256: sha256}, policy)
+		return err
+	}, nil
+}
+
 // Run checks.
 func (k *checkCmd) Run(ctx context.Context, env *command.Env) error {
+	verify, err := k.verify(ctx)
+	if err != nil {
+		return err
+	}
 	ch, subdirs, err := k.openSubdirs(ctx, false)
 	if err != nil {
 		return err
@@ -128,7 +159,7 @@ func (k *checkCmd) Run(ctx context.Context, env *command.Env) error {
 	out := []checked{}
 	for _, s := range subdirs {
 		c := checked{Subdir: s, Disagreements: []channel.Disagreement{}}
-		for d, err := range ch.Check(ctx, s, channel.CheckOptions{Quick: k.Quick, Grace: k.Grace}, &c.Checked) {
+		for d, err := range ch.Check(ctx, s, channel.CheckOptions{Quick: k.Quick, Grace: k.Grace, Verify: verify}, &c.Checked) {
 			if err != nil {
 				return err
 			}

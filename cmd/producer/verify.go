@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,8 +17,9 @@ import (
 	"github.com/hallmark-attest/hallmark/internal/conda"
 )
 
-// identityFlags say who must have signed, in cosign's forms.
+// identityFlags say who must have signed: by a policy file, or in cosign's forms.
 type identityFlags struct {
+	Policy         string `placeholder:"FILE" help:"Policy file (docs/policy.md), instead of the flags for an identity and an issuer."`
 	Identity       string `name:"certificate-identity" help:"Identity that must have signed, exactly."`
 	IdentityRegexp string `name:"certificate-identity-regexp" help:"Regular expression that the identity must match; not anchored, as cosign's."`
 	IdentityPrefix string `name:"certificate-identity-prefix" help:"Start of the identity, up to a boundary: / or @."`
@@ -25,19 +27,48 @@ type identityFlags struct {
 	IssuerRegexp   string `name:"certificate-oidc-issuer-regexp" help:"Regular expression that the issuer must match; not anchored, as cosign's."`
 }
 
+// given tells whether any of the flags is.
+func (f *identityFlags) given() bool { return *f != identityFlags{} }
+
 // policy returns the policy that the flags say. Without an identity and an issuer there is none: an attestation that
 // anybody may have made proves nothing.
 func (f *identityFlags) policy(targetChannel string) (attest.Policy, error) {
+	if f.Policy != "" {
+		return f.policyFile(targetChannel)
+	}
 	p := attest.Policy{TargetChannel: targetChannel, Signers: []attest.Signer{{
 		Identity: f.Identity, IdentityRegexp: f.IdentityRegexp, IdentityPrefix: f.IdentityPrefix,
 		Issuer: f.Issuer, IssuerRegexp: f.IssuerRegexp,
 	}}}
 	if f.Identity+f.IdentityRegexp+f.IdentityPrefix == "" || f.Issuer+f.IssuerRegexp == "" {
-		return p, command.Usage("give --certificate-identity and --certificate-oidc-issuer, or their pattern forms",
+		return p, command.Usage("give --certificate-identity and --certificate-oidc-issuer, or their pattern forms, or a --policy",
 			errors.New("whose attestation counts? an identity and an issuer are required"))
 	}
 	if err := p.Check(); err != nil {
 		return p, command.Usage("", err)
+	}
+	return p, nil
+}
+
+func (f *identityFlags) policyFile(targetChannel string) (attest.Policy, error) {
+	if *f != (identityFlags{Policy: f.Policy}) {
+		return attest.Policy{}, command.Usage("say who may sign in the policy file alone", errors.New("--policy and --certificate-… at once"))
+	}
+	file, err := os.Open(f.Policy)
+	if err != nil {
+		return attest.Policy{}, command.Usage("", fmt.Errorf("reading the policy: %w", err))
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.LimitReader(file, attest.MaxPolicy+1))
+	if err != nil {
+		return attest.Policy{}, command.Usage("", fmt.Errorf("reading the policy: %w", err))
+	}
+	p, err := attest.ParsePolicy(f.Policy, b)
+	if err == nil {
+		p, err = p.For(targetChannel)
+	}
+	if err != nil {
+		return attest.Policy{}, command.Usage("docs/policy.md has every key", err)
 	}
 	return p, nil
 }
@@ -206,6 +237,20 @@ func readMaterial(file string) ([]byte, error) {
 }
 
 func verifyMaterial(material []byte, v *attest.Verifier, s attest.Subject, p attest.Policy) (*attest.Result, error) {
+	required, _ := p.PredicateTypes()
+	if isArray(material) && !slices.Equal(required, []string{attest.PredicateType}) {
+		r, err := attest.VerifySidecar(material, v, s, p)
+		if err != nil {
+			return nil, err
+		}
+		first, _ := r.Accepted(required[0]) // all of them were
+		for _, e := range r.Elements {
+			if e.Verdict == attest.VerdictRefused {
+				first.Result.Refused = append(first.Result.Refused, attest.Refused{Index: e.Index, Err: e.Err})
+			}
+		}
+		return first.Result, nil
+	}
 	if isArray(material) {
 		// Of a single bundle the reason itself is told, not that there is none that verifies.
 		if all, err := attest.Split(material); err == nil && len(all) == 1 {

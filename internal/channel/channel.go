@@ -30,7 +30,7 @@ type Options struct {
 	CurrentUpTo int64
 	// Scratch is the folder in which large documents are put together; default the system's for temporary files.
 	Scratch string
-	// KeepShards is how many bytes of shards are kept in memory. Default 32 MiB.
+	// KeepShards is how many bytes of shards are kept in memory. Default 16 MiB.
 	KeepShards int
 	// Revalidate is how long Find trusts the shard index without asking the store again. Default 1 s.
 	Revalidate time.Duration
@@ -81,7 +81,7 @@ func New(s store.Store, o Options) *Channel {
 		o.Small = 4 << 20
 	}
 	if o.KeepShards <= 0 {
-		o.KeepShards = 32 << 20
+		o.KeepShards = 16 << 20
 	}
 	if o.Revalidate <= 0 {
 		o.Revalidate = time.Second

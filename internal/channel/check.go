@@ -29,6 +29,7 @@ const (
 	SidecarDigest       = "sidecar.digest"       // an immutable sidecar's bytes are not those that its name says
 	SidecarMalformed    = "sidecar.malformed"    // it is not an array of bundles
 	SidecarUnadvertised = "sidecar.unadvertised" // there is a sidecar, and the record advertises none (CEP 50)
+	SidecarRefused      = "sidecar.refused"      // CheckOptions.Verify does not accept it
 	ShardUnreadable     = "shard.unreadable"     // the index names a shard that is missing or broken
 	ShardOrphan         = "shard.orphan"         // a shard that no index names, and older than the grace period
 	IndexUnreadable     = "index.unreadable"     // the shard index is missing or broken
@@ -60,6 +61,9 @@ func (d Disagreement) String() string {
 type CheckOptions struct {
 	// Quick leaves out reading packages whose digest the store does not know: their size is compared alone.
 	Quick bool
+	// Verify, unless nil, is asked about the advertised sidecar of every record (nil for a record that advertises none); its
+	// error is a disagreement. It is called concurrently.
+	Verify func(filename, sha256 string, sidecar []byte) error
 	// Grace is from which age on a shard that no index names is reported. Default DefaultGrace.
 	Grace time.Duration
 }
@@ -619,6 +623,7 @@ func (f *fileFacts) compareSidecars(ctx context.Context, r Record) error {
 		if f.sigs != nil {
 			f.report(SidecarUnadvertised, sigsKey(f.k.subdir, f.name), "its record has no %s", attestations)
 		}
+		f.verify(r, sigsKey(f.k.subdir, f.name), nil)
 		return nil
 	}
 	for _, s := range []struct {
@@ -642,7 +647,18 @@ func (f *fileFacts) compareSidecars(ctx context.Context, r Record) error {
 		}
 		if elements, err := attest.Split(b); err != nil || len(elements) == 0 {
 			f.report(SidecarMalformed, s.key, "it is not an array of bundles")
+		} else if s.code == SidecarDigest {
+			f.verify(r, s.key, b)
 		}
 	}
 	return nil
+}
+
+func (f *fileFacts) verify(r Record, key string, sidecar []byte) {
+	if f.k.options.Verify == nil {
+		return
+	}
+	if err := f.k.options.Verify(f.name, r.SHA256, sidecar); err != nil {
+		f.report(SidecarRefused, key, "%v", err)
+	}
 }

@@ -3,6 +3,7 @@ package channel
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,6 +108,37 @@ func TestCheck(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+// TestCheckVerifies: whoever asks hears of every record, with its advertised sidecar.
+func TestCheckVerifies(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	c := New(m, Options{Now: clock()})
+	p, q := newPack("a", "1", ".conda"), newPack("b", "1", ".conda")
+	e := p.upload(t, c, "s", 0)
+	if _, err := c.PutPackage(t.Context(), "s", q.filename, bytes.NewReader(q.bytes), int64(len(q.bytes)), q.sha256()); err != nil {
+		t.Fatal(err)
+	}
+	update(t, c, "s", e, Entry{Filename: q.filename, Record: q.record("s"), RunExports: e.RunExports})
+	var got []string
+	for d, err := range c.Check(t.Context(), "s", CheckOptions{Verify: func(filename, sha256 string, sidecar []byte) error {
+		if filename == p.filename && sha256 == p.sha256() && digest(sidecar) == e.AttestationsSHA256 {
+			return errors.New("not theirs")
+		}
+		if filename == q.filename && sha256 == q.sha256() && sidecar == nil {
+			return errors.New("unsigned")
+		}
+		return nil
+	}}, nil) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, d.Code+" "+d.Detail)
+	}
+	if d := cmp.Diff([]string{"sidecar.refused not theirs", "sidecar.refused unsigned"}, got); d != "" {
+		t.Error(d)
 	}
 }
 

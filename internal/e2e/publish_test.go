@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -96,6 +97,45 @@ func TestPublish(t *testing.T) {
 		run(t, programs.producer, "verify", published[filepath.Base(packages[0])], "--certificate-identity-regexp", "^https://github.com/acme/", "--certificate-oidc-issuer", stack.Issuer).want(t, 0)
 		run(t, programs.producer, "verify", published[filepath.Base(packages[0])]).want(t, 2)
 		run(t, programs.producer, append([]string{"verify", "--target-channel", channelURL + "-other", published[filepath.Base(packages[0])]}, who...)...).want(t, 1)
+	})
+	t.Run("policy", func(t *testing.T) {
+		t.Parallel()
+		policy := func(name, text string) string {
+			file := filepath.Join(t.TempDir(), name)
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return file
+		}
+		good := policy("good.yaml", fmt.Sprintf("signers:\n  - identity: %q\n    issuer: %q\nclaims: {runnerEnvironment: github-hosted}\n", stack.Identity, stack.Issuer))
+		other := policy("other.yaml", fmt.Sprintf("signers:\n  - identity: %q\n    issuer: %q\nclaims: {runnerEnvironment: self-hosted}\n", stack.Identity, stack.Issuer))
+		faulty := policy("faulty.yaml", "signers:\n  - github:acme/feedstock\nsigner: x\n")
+		file := published[filepath.Base(packages[0])]
+		run(t, programs.producer, "verify", "--policy", good, "--target-channel", channelURL, file).want(t, 0)
+		if r := run(t, programs.producer, "verify", "--policy", other, file).want(t, 1); !strings.Contains(r.stdout, "runnerEnvironment") {
+			t.Errorf("it does not say which claim: %s", r.stdout)
+		}
+		if r := run(t, programs.producer, "verify", "--policy", faulty, file).want(t, 2); !strings.Contains(r.stderr, "faulty.yaml:3") {
+			t.Errorf("it does not say which line: %s", r.stderr)
+		}
+		run(t, programs.producer, "channel", "check", "--to", p.channel, "--policy", good, "--target-channel", channelURL).want(t, 0)
+		type report struct {
+			Clean   bool
+			Subdirs []struct{ Disagreements []struct{ Code string } }
+		}
+		r := decode[report](t, run(t, programs.producer, "channel", "check", "--json", "--to", p.channel, "--policy", other).want(t, 3))
+		refused := 0
+		for _, s := range r.Subdirs {
+			for _, d := range s.Disagreements {
+				if d.Code != "sidecar.refused" {
+					t.Errorf("code %s", d.Code)
+				}
+				refused++
+			}
+		}
+		if r.Clean || refused != n {
+			t.Errorf("clean %v, %d refused", r.Clean, refused)
+		}
 	})
 	t.Run("inspect", func(t *testing.T) {
 		t.Parallel()
