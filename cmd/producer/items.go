@@ -28,6 +28,7 @@ type inputFlags struct {
 	Packages   []string `arg:"" optional:"" name:"package" help:"Package files (.conda, .tar.bz2)."`
 	FilesFrom  string   `placeholder:"FILE" help:"Read the package files' names from FILE, one on each line; - is stdin."`
 	SHA256Sums string   `name:"sha256sums" placeholder:"FILE" help:"Digests that the packages must have, as sha256sum prints them."`
+	broughtFlags
 }
 
 // read returns the items of a campaign, in the order given, and how many arguments named a package that was there
@@ -71,7 +72,12 @@ func (f *inputFlags) read(ctx context.Context, env *command.Env, c *pipeline.Cam
 			if e, ok := expected[name]; ok {
 				want = e
 			}
+			bundle, err := f.bring(abs)
+			if err != nil {
+				return err
+			}
 			all[i] = &pipeline.Item{
+				Bundle:   bundle,
 				ID:       pipeline.ItemID(digest, abs, c.Channel(), "", name, attest.PredicateType),
 				Campaign: c.Name, Source: abs, Filename: name, Expected: want,
 			}
@@ -95,6 +101,9 @@ func inputsDigest(c *pipeline.Campaign, items []*pipeline.Item) string {
 	ids := make([]string, len(items))
 	for i, it := range items {
 		ids[i] = it.ID
+		if it.Bundle != nil {
+			ids[i] += fmt.Sprintf("+%x", sha256.Sum256(it.Bundle))
+		}
 	}
 	slices.Sort(ids)
 	h := sha256.New()

@@ -184,6 +184,59 @@ func TestRunningAgainSignsNothing(t *testing.T) {
 	}
 }
 
+// TestBroughtAttestations has the log to itself: what is brought is used instead of signing, if it holds.
+func TestBroughtAttestations(t *testing.T) {
+	packages := samples(t, 4, 11)
+	from := newPlace(t)
+	run(t, programs.producer, from.publish(packages...)...).want(t, 0)
+	dir := t.TempDir()
+	for i, path := range packages {
+		name := filepath.Base(path)
+		sidecars, err := filepath.Glob(filepath.Join(from.channel, "*", name+".sigs"))
+		if err != nil || len(sidecars) != 1 {
+			t.Fatal(sidecars, err)
+		}
+		sidecar := read(t, sidecars[0])
+		to := filepath.Join(dir, name)
+		switch i {
+		case 0:
+			err = os.WriteFile(to+".sigs", sidecar, 0o644)
+		case 1:
+			err = os.Rename(firstBundle(t, dir, sidecars[0]), to+".sigstore.json")
+		case 2: // another package's
+			others, _ := filepath.Glob(filepath.Join(from.channel, "*", filepath.Base(packages[0])+".sigs"))
+			err = os.Rename(firstBundle(t, dir, others[0]), to+".attestation.json")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	size := logSize(t)
+	p := newPlace(t)
+	r := run(t, programs.producer, append(p.publish(packages...), "--attestation-dir", dir)...).want(t, 3)
+	s := decode[campaign](t, r)
+	if s.Published != 3 || s.Failed != 1 || !strings.Contains(r.stdout, "bundle.refused") {
+		t.Errorf("%+v %s", s, r.stdout)
+	}
+	if n := logSize(t) - size; n != 1 { // the one that nobody brought anything for
+		t.Errorf("%d new log entries", n)
+	}
+	run(t, programs.producer, "channel", "check", "--to", p.channel, "--certificate-identity", stack.Identity, "--certificate-oidc-issuer", stack.Issuer).want(t, 0)
+	for i, path := range packages[:2] {
+		name := filepath.Base(path)
+		a, _ := filepath.Glob(filepath.Join(from.channel, "*", name+".sigs"))
+		b, _ := filepath.Glob(filepath.Join(p.channel, "*", name+".sigs"))
+		if string(read(t, a[0])) != string(read(t, b[0])) {
+			t.Errorf("%d: the attestation is not the one that was brought", i)
+		}
+	}
+	// What is not even JSON is told before anything is enqueued.
+	if err := os.WriteFile(filepath.Join(dir, filepath.Base(packages[3])+".sigstore.json"), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(t, programs.producer, append(newPlace(t).publish(packages...), "--attestation-dir", dir)...).want(t, 2)
+}
+
 // TestInterrupted: ctrl-C in the middle, and again; every package has one log entry.
 func TestInterrupted(t *testing.T) {
 	const n = 60

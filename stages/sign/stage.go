@@ -7,7 +7,9 @@
 package sign
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -96,18 +98,40 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 	return nil
 }
 
-// accept verifies the bundle that an item came with.
+// accept verifies the bundle that an item came with: from the segment before, from the channel, or from whoever submitted it.
+// Of an array, the first that holds is taken.
 func (s *Stage) accept(it *pipeline.Item, subject attest.Subject) error {
-	result, err := s.verifier.Verify(it.Bundle, subject, s.policy)
-	if err != nil {
-		return pipeline.Permanent("bundle.refused", "the item came with an attestation that does not hold; submit it again without",
-			fmt.Errorf("verifying the bundle that came with the item: %w", err))
+	bundles := []json.RawMessage{it.Bundle}
+	if b := bytes.TrimLeft(it.Bundle, " \t\r\n"); len(b) > 0 && b[0] == '[' {
+		all, err := attest.Split(it.Bundle)
+		if err != nil {
+			return refused(err)
+		}
+		bundles = all
+	}
+	var result *attest.Result
+	var reasons []error
+	for _, b := range bundles {
+		r, err := s.verifier.Verify(b, subject, s.policy)
+		if err == nil {
+			result, it.Bundle = r, b
+			break
+		}
+		reasons = append(reasons, err)
+	}
+	if result == nil {
+		return refused(errors.Join(reasons...))
 	}
 	// Made by this pipeline before a cut, if it is the one that was described then; else somebody found it in the channel.
 	found := it.Signature.Found || it.Signature.BundleSHA256 != result.BundleSHA256
 	it.Signature = Signature(result)
 	it.Signature.Found = found
 	return nil
+}
+
+func refused(err error) error {
+	return pipeline.Permanent("bundle.refused", "the item came with an attestation that does not hold; submit it again without",
+		fmt.Errorf("verifying the attestation that came with the item: %w", err))
 }
 
 // Signature is what a verified bundle says, in the item's words.
