@@ -26,6 +26,7 @@ type grammar struct {
 	command.SignFlags
 	Stages []string `placeholder:"STAGE" help:"Run these stages: a run of hash, sign, upload, publish (default: all). Campaigns that are cut otherwise are left to other workers."`
 	command.StageFlags
+	Campaign     string        `placeholder:"NAME" help:"Serve this campaign alone: end when it is closed, and with exit code 4 if its signer is somebody else. Without, campaigns of other signers are left to other workers."`
 	DrainTimeout time.Duration `default:"60s" help:"After SIGTERM, carry on what is signed for at most this long."`
 }
 
@@ -48,7 +49,7 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	if len(names) == 0 {
 		names = stages.Names()
 	}
-	w := &worker{env: env, id: queue.WorkerID(), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout}
+	w := &worker{env: env, id: queue.WorkerID(), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout, only: g.Campaign}
 	// A worker holds the credentials that its stages need, and no others.
 	if slices.Contains(names, "sign") {
 		signer, verifier, err := g.Signer(ctx, env)
@@ -98,6 +99,7 @@ type worker struct {
 	concurrency      map[string]int
 	interval         time.Duration // see stages.Parts.MonolithInterval
 	drain            time.Duration
+	only             string   // the one campaign to serve; "" for all
 	tallies          sync.Map // *pipeline.Tally of each runner → nothing
 }
 
@@ -113,6 +115,8 @@ func (w *worker) inFlight() int64 {
 // work starts a runner for each campaign that opens and ends it when the campaign closes; it returns when ctx has ended
 // and every runner has drained.
 func (w *worker) work(ctx context.Context) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	var wg sync.WaitGroup
 	running := map[string]context.CancelFunc{}
 	for change, err := range w.queue.Campaigns().Watch(ctx) {
@@ -124,6 +128,9 @@ func (w *worker) work(ctx context.Context) error {
 			continue
 		}
 		c := change.Campaign
+		if w.only != "" && c.Name != w.only {
+			continue
+		}
 		stop, runs := running[c.Name]
 		switch {
 		case c.State == pipeline.StateOpen && !runs:
@@ -131,34 +138,49 @@ func (w *worker) work(ctx context.Context) error {
 			running[c.Name] = stop
 			wg.Go(func() {
 				defer stop()
-				w.campaign(run, c)
+				if err := w.campaign(run, c); err != nil {
+					end(err)
+				}
 			})
 		case c.State != pipeline.StateOpen && runs:
 			stop()
 			delete(running, c.Name)
+			if w.only != "" {
+				end(errServed)
+			}
 		}
 	}
 	wg.Wait()
+	if e, ok := errors.AsType[*command.Error](context.Cause(ctx)); ok {
+		return e
+	}
 	if ctx.Err() != nil {
 		w.env.Log.Info("drained")
 	}
 	return nil // ending on SIGTERM is what a daemon is for
 }
 
-// campaign works on one campaign until ctx ends. What is wrong with one campaign does not end the others.
-func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) {
+// errServed ends a worker whose one campaign is closed.
+var errServed = errors.New("the campaign is closed")
+
+// campaign works on one campaign until ctx ends. What is wrong with one campaign does not end the others; a worker that
+// serves no other ends, with the error, if it would sign as somebody else.
+func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) error {
 	log := w.env.Log.With("campaign", c.Name)
 	for {
 		err := w.serve(ctx, c)
 		if ctx.Err() != nil || err == nil {
-			return
+			return nil
+		}
+		if e, ok := errors.AsType[*command.Error](err); ok && e.Code == command.ExitIdentity && w.only != "" {
+			return err
 		}
 		// The reason may go away: another identity, rights given, a store that is back. Until then others may serve it.
 		log.Error("not serving the campaign for now", "error", err, "next_try_in", time.Minute)
 		select {
 		case <-time.After(time.Minute):
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
 }

@@ -55,8 +55,13 @@ func TestServer(t *testing.T) {
 		}
 	}
 	// A worker that signs as somebody else does nothing to the campaign.
-	stranger := startWorker(t, append(append([]string{}, stack.env...), "ACTIONS_ID_TOKEN_REQUEST_URL="+stack.URLs["token"]+"?repository=evil/twin"),
-		"--nats", url, "--stages", "sign", "--log-level", "INFO")
+	strange := append(append([]string{}, stack.env...), "ACTIONS_ID_TOKEN_REQUEST_URL="+stack.URLs["token"]+"?repository=evil/twin")
+	stranger := startWorker(t, strange, "--nats", url, "--stages", "sign", "--log-level", "INFO")
+	// One that is to serve nothing else has nothing to do then, and says why.
+	sworn := startWorker(t, strange, "--nats", url, "--stages", "sign", "--campaign", "rebuild")
+	if err := sworn.cmd.Wait(); sworn.cmd.ProcessState.ExitCode() != 4 || !strings.Contains(sworn.stderr(), "evil/twin") || !strings.Contains(sworn.stderr(), stack.Identity) {
+		t.Errorf("%v, and it says %s", err, sworn.stderr())
+	}
 	sign := startWorker(t, stack.env, "--nats", url, "--stages", "sign")
 	upload := startWorker(t, without, "--nats", url, "--stages", "upload,publish")
 
