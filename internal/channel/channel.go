@@ -46,6 +46,7 @@ type Channel struct {
 	codec   *codec
 	shards  *shardCache
 	sigs    sigsCache
+	buffers sync.Pool // of *[]byte, for reading
 
 	mu      sync.Mutex
 	subdirs map[string]*subdir
@@ -89,7 +90,8 @@ func New(s store.Store, o Options) *Channel {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Channel{store: s, options: o, codec: newCodec(), shards: newShardCache(o.KeepShards), subdirs: map[string]*subdir{}}
+	return &Channel{store: s, options: o, codec: newCodec(), shards: newShardCache(o.KeepShards), subdirs: map[string]*subdir{},
+		buffers: sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}}
 }
 
 // String names the channel's store for messages.

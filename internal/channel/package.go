@@ -83,7 +83,10 @@ func (c *Channel) objectDigest(ctx context.Context, key string) (sha256hex strin
 	}
 	defer r.Close()
 	h := sha256.New()
-	if info.Size, err = io.Copy(h, r); err != nil {
+	buffer := c.buffers.Get().(*[]byte)
+	defer c.buffers.Put(buffer)
+	// Only its Read is wanted: a file's WriteTo would make a buffer of its own for each of a million sidecars.
+	if info.Size, err = io.CopyBuffer(h, struct{ io.Reader }{r}, *buffer); err != nil {
 		return "", info, false, fmt.Errorf("reading %s: %w", key, err)
 	}
 	return hex.EncodeToString(h.Sum(nil)), info, true, nil

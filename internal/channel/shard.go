@@ -66,23 +66,44 @@ func parsePacked(raw []byte) ([]member, error) {
 	return ms, sortMembers(ms)
 }
 
+// encode gives the shard's bytes. Sections are written straight into them: a shard may have megabytes.
 func (s *shard) encode() []byte {
 	top := overlay([]member{packMember("removed", []byte{0x90})}, s.others)
-	top = overlay(top, []member{
-		packMember(string(inPackages), joinMap(nil, s.records[inPackages])),
-		packMember(string(inConda), joinMap(nil, s.records[inConda])),
-	})
-	var kinds []member
+	top = overlay(top, []member{packMember(string(inPackages), nil), packMember(string(inConda), nil)})
+	var kinds []section
+	size := 64
 	for in, ms := range s.records {
-		if kind, ok := in.v3(); ok {
-			kinds = append(kinds, packMember(kind, joinMap(nil, ms)))
+		if _, ok := in.v3(); ok {
+			kinds = append(kinds, in)
+		}
+		for _, m := range ms {
+			size += len(m.rawKey) + len(m.raw)
 		}
 	}
 	if len(kinds) > 0 {
-		slices.SortFunc(kinds, byKey)
-		top = overlay(top, []member{packMember(v3, joinMap(nil, kinds))})
+		slices.Sort(kinds)
+		top = overlay(top, []member{packMember(v3, nil)})
 	}
-	return joinMap(nil, top)
+	for _, m := range top {
+		size += len(m.rawKey) + len(m.raw) + 5
+	}
+	b := appendLen(make([]byte, 0, size), kindMap, len(top))
+	for _, m := range top {
+		b = append(b, m.rawKey...)
+		switch m.key {
+		case string(inPackages), string(inConda):
+			b = joinMap(b, s.records[section(m.key)])
+		case v3:
+			b = appendLen(b, kindMap, len(kinds))
+			for _, in := range kinds {
+				kind, _ := in.v3()
+				b = joinMap(appendString(b, kind), s.records[in])
+			}
+		default:
+			b = append(b, m.raw...)
+		}
+	}
+	return b
 }
 
 // record gives a file's record and where it is.
