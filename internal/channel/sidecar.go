@@ -98,17 +98,21 @@ func (c *Channel) currentSidecar(ctx context.Context, subdir, filename, known st
 	if sha != "" && sha == known {
 		return sha, nil
 	}
-	// Somebody else has been here. What a record advertises must exist under its immutable name, and be a sidecar.
+	// Somebody else has been here, or the store knows no digests.
 	b, info, found, err := c.read(ctx, key, attest.MaxSidecar)
 	if err != nil || !found {
 		return "", err
 	}
+	if sha = digest(b); sha == known {
+		c.sigs.put(key, info.ETag, sha)
+		return sha, nil
+	}
+	// What a record advertises must exist under its immutable name, and be a sidecar.
 	if elements, err := attest.Split(b); err != nil {
 		return "", &Malformed{Key: key, Err: err}
 	} else if len(elements) == 0 {
 		return "", nil // CEP 50: advertised if and only if it has a bundle
 	}
-	sha = digest(b)
 	if _, err := c.create(ctx, sigsOf(subdir, filename, sha), b, asSidecar); err != nil {
 		return "", err
 	}

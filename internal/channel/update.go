@@ -266,6 +266,7 @@ func (c *Channel) mergeShards(ctx context.Context, subdir string, x *shardIndex,
 		if len(records) > 0 {
 			todo[name] = old[i].with(records)
 		}
+		old[i] = nil // they may be many, and large
 	}
 	return todo, changed, nil
 }
