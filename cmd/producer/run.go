@@ -26,6 +26,8 @@ type grammar struct {
 	Channel channelCmd `cmd:"" help:"Look after a channel: take over one that others made, check it, remove packages, collect what is out of use."`
 	Inspect inspectCmd `cmd:"" help:"Show who signed a package, and where that is written. Verifies nothing."`
 	Whoami  whoamiCmd  `cmd:"" help:"Show what would be signed with: whose identity, and where its token comes from. Signs nothing."`
+
+	VerifySource verifySourceCmd `cmd:"" help:"Verify who published a source archive, by its upstream attestations."`
 }
 
 func run(args []string, s command.Streams) int {
