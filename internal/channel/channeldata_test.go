@@ -267,7 +267,7 @@ func TestChannelDataOfWhatCannotBeRead(t *testing.T) {
 		t.Errorf("an outage wrote %s", got)
 	}
 
-	m, c = prepare(t)
+	m, _ = prepare(t)
 	for k := range m.state() {
 		if strings.HasPrefix(k, "noarch/shards/") && strings.Contains(string(unzstd(t, m.get(t, k))), "damaged") {
 			m.set(k, []byte("x"))

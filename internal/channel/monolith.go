@@ -214,7 +214,6 @@ type draft struct {
 		io.Writer
 		Sum(b []byte) []byte
 	}
-	err error
 }
 
 func newDraft(dir string) (*draft, error) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -259,7 +258,7 @@ func FuzzReadInfo(f *testing.F) {
 		}
 		// What Read takes, ReadInfo takes, and finds the same index.json.
 		if p, whole := read(t, name, b); whole == nil && (err != nil || !bytes.Equal(files["index.json"], p.Index)) {
-			t.Errorf("Read takes it, ReadInfo: %v, %s", err, cmp.Diff(fmt.Sprintf("%s", p.Index), string(files["index.json"])))
+			t.Errorf("Read takes it, ReadInfo: %v, %s", err, cmp.Diff(string(p.Index), string(files["index.json"])))
 		}
 	})
 }
