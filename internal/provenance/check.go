@@ -109,7 +109,7 @@ func (c *Checker) Check(ctx context.Context, files conda.Files, p Policy) (Repor
 }
 
 func (c *Checker) source(ctx context.Context, s Source, p Policy, files conda.Files) (Outcome, *Error, error) {
-	o := Outcome{URL: safeURL(s.URLs[0]), SHA256: s.SHA256, Status: StatusNone}
+	o := Outcome{URL: s.shown(), SHA256: s.SHA256, Status: StatusNone}
 	asked := "recipe"
 	if s.Err == nil && s.Attestation == nil {
 		if s.Attestation, s.Err = p.block(s); s.Attestation == nil && s.Err == nil {
@@ -156,10 +156,7 @@ func (c *Checker) CheckSource(ctx context.Context, s Source, p Policy, given []B
 		}
 	}
 	if s.Err != nil {
-		o := Outcome{SHA256: s.SHA256, Status: StatusRefused}
-		if len(s.URLs) > 0 {
-			o.URL = safeURL(s.URLs[0])
-		}
+		o := Outcome{URL: s.shown(), SHA256: s.SHA256, Status: StatusRefused}
 		return o.because(s.Err), nil, nil
 	}
 	return c.fetchAndDecide(ctx, s, p, given)
@@ -200,10 +197,7 @@ func (c *Checker) fetchAndDecide(ctx context.Context, s Source, p Policy, pool [
 }
 
 func (s Source) outcome() Outcome {
-	o := Outcome{SHA256: s.SHA256}
-	if len(s.URLs) > 0 {
-		o.URL = safeURL(s.URLs[0])
-	}
+	o := Outcome{URL: s.shown(), SHA256: s.SHA256}
 	for _, p := range s.Attestation.Publishers {
 		o.Publishers = append(o.Publishers, p.String())
 		if p.broad() {
@@ -249,7 +243,7 @@ func (s Source) embedded(files conda.Files) ([]Bundle, *Error) {
 	// A builder stores what it converted from PEP 740 in that form, and no entry at all is what is left where the index
 	// kept nothing of the log.
 	for i, b := range list {
-		if r, err := attest.Inspect(b.Raw); err == nil && len(r.Log) == 0 && strings.HasPrefix(s.URLs[0], "https://") && s.fromIndex() {
+		if r, err := attest.Inspect(b.Raw); err == nil && len(r.Log) == 0 && s.fromIndex() {
 			list[i].Unlogged = true
 		}
 	}

@@ -33,6 +33,14 @@ type Embedded struct {
 	SHA256 string // of the file, lower-case hex
 }
 
+// shown is the URL that outcomes name; "" if there is none, as of a source that is wrong in that.
+func (s Source) shown() string {
+	if len(s.URLs) == 0 {
+		return ""
+	}
+	return safeURL(s.URLs[0])
+}
+
 // filename is the source archive's: the last segment of its URL.
 func filename(raw string) string {
 	u, err := url.Parse(raw)
