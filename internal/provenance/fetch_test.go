@@ -211,9 +211,13 @@ func TestRedirects(t *testing.T) {
 		t.Error(err)
 	}
 	for _, p := range []string{"/loop", "/http", "/user", "/file"} {
+		before := x.requests.Load()
 		_, err := f.Bundles(t.Context(), x.URL+p+"?token=secret")
 		if e := errorOf(t, err); e.Code != CodeRedirect || e.Temporary || strings.Contains(e.Error(), "secret") {
 			t.Errorf("%s: %+v", p, e)
+		}
+		if n := x.requests.Load() - before; p == "/loop" && n != 1+maxRedirects || p != "/loop" && n != 1 {
+			t.Errorf("%s: %d requests", p, n)
 		}
 	}
 }
