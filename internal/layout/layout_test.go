@@ -59,7 +59,7 @@ func within(path string, dirs ...string) bool {
 func TestWhoMayImportWhat(t *testing.T) {
 	t.Parallel()
 	homes := map[string][]string{
-		"github.com/sigstore/":               {"internal/attest", "internal/identity", "stages/sign", "stages/sources"},
+		"github.com/sigstore/":               {"internal/attest", "internal/identity", "internal/provenance", "stages/sign", "stages/sources"},
 		"github.com/aws/":                    {"internal/store"},
 		"github.com/nats-io/":                {"pipeline/queue", "pipeline/event"},
 		"github.com/alecthomas/kong":         {"cmd", "internal/command"},

@@ -80,8 +80,8 @@ func TestWorkersAnswer(t *testing.T) {
 	hashing.present(t, Presence{Worker: "b-1-x", Campaign: c, Segment: "hash", Tally: tally{3, []pipeline.StageTally{{Stage: "hash", Ready: 1, Running: 2}}}})
 	signing.present(t, Presence{Worker: "a-2-y", Campaign: c, Segment: "sign", Tally: tally{250, []pipeline.StageTally{
 		{Stage: "sign", Ready: 4, Running: 212, Retrying: 30, LastDone: began.Add(-time.Hour), Trouble: &pipeline.Trouble{
-			Err:    &pipeline.Error{Cause: "upstream.unavailable", Err: errors.New("signing /home/jo doe/pkgs/x-1-0.conda:\n Rekor answers 503 to https://u:secret@rekor.example/api?sig=abcdef\n\x1b[31mnow")},
-			Source: "/home/jo doe/pkgs/x-1-0.conda", At: began.Add(-time.Second), Since: began.Add(-time.Minute), NextTry: began.Add(time.Minute)}},
+			Err:    &pipeline.Error{Cause: "upstream.unavailable", Err: errors.New("signing /srv/jo doe/pkgs/x-1-0.conda:\n Rekor answers 503 to https://u:secret@rekor.example/api?sig=abcdef\n\x1b[31mnow")},
+			Source: "/srv/jo doe/pkgs/x-1-0.conda", At: began.Add(-time.Second), Since: began.Add(-time.Minute), NextTry: began.Add(time.Minute)}},
 		{Stage: "upload", Running: 1},
 	}}})
 	// Another campaign's worker is not asked; one whose name would be a wildcard neither.

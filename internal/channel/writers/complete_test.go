@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/hallmark-attest/hallmark/internal/channel"
+	"github.com/hallmark-attest/hallmark/internal/store"
 )
 
 // complete reports everything that is missing from a channel, in it without right, or in disagreement, when all writers are done.
@@ -178,9 +181,21 @@ func directory(dir string) getter {
 	return func(key string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, filepath.FromSlash(key))) }
 }
 
-// channelcheck runs the independent checker, where it is there.
+// channelcheck has the channel's own Check look, and the independent checker, where it is there.
 func channelcheck(t *testing.T, dir string, packages int) {
 	t.Helper()
+	s, err := store.NewDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range []string{subdir, "noarch"} {
+		for d, err := range channel.New(s, channel.Options{}).Check(t.Context(), in, channel.CheckOptions{}, nil) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Error(d)
+		}
+	}
 	tool, err := filepath.Abs("../../../../shared/tools/channelcheck")
 	if err != nil {
 		t.Fatal(err)
