@@ -148,8 +148,7 @@ func (a *Attestations) Store(ctx context.Context, owner, repo string, bundle []b
 		}
 		after, passes := Transient(err)
 		s, _ := errors.AsType[*StatusError](err)
-		// A limit is an answer before any effect.
-		if lost := passes && after == 0; lost || s != nil && (s.Status == http.StatusConflict || s.Status == http.StatusUnprocessableEntity) {
+		if lost := passes && (s == nil || !s.limited); lost || s != nil && (s.Status == http.StatusConflict || s.Status == http.StatusUnprocessableEntity) {
 			if has, lerr := a.has(ctx, owner, repo, digest, bundle); lerr == nil && has {
 				return "", nil
 			}
@@ -174,7 +173,7 @@ func (a *Attestations) create(ctx context.Context, owner, repo string, body []by
 		return "", fmt.Errorf("%s: %w", doing, ctx.Err())
 	}
 	if wait := a.next.Sub(a.now()); wait > a.patience { // somebody else was told so
-		return "", &StatusError{Doing: doing, Status: http.StatusTooManyRequests, Said: "asked to wait", After: wait}
+		return "", &StatusError{Doing: doing, Status: http.StatusTooManyRequests, Said: "asked to wait", After: wait, limited: true}
 	} else if wait > 0 {
 		if err := a.pause(ctx, wait); err != nil {
 			return "", fmt.Errorf("%s: %w", doing, err)
@@ -190,7 +189,7 @@ func (a *Attestations) create(ctx context.Context, owner, repo string, body []by
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusOK {
-		return "", refusal(doing, resp, a.now())
+		return "", a.refusal(doing, resp)
 	}
 	var created struct {
 		ID json.Number `json:"id"` // a number, or the same as a string

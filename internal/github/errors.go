@@ -35,6 +35,8 @@ type StatusError struct {
 	Said   string        // what GitHub's answer has as its message
 	After  time.Duration // how long to wait, at most an hour; 0 if nothing was said
 	kind   error         // nil: it may pass
+
+	limited bool // refused for being too many, and so without effect
 }
 
 func (e *StatusError) Error() string {
@@ -73,8 +75,8 @@ func Transient(err error) (after time.Duration, ok bool) {
 
 // refusal makes the error for an answer. Limits are told from rights by what comes with a 403 ("Rate limits for the REST
 // API"): Retry-After, nothing remaining, or a message about a secondary limit, which asks for a minute.
-func refusal(doing string, resp *http.Response, now time.Time) *StatusError {
-	e := &StatusError{Doing: doing, Status: resp.StatusCode, Said: message(resp.Body)}
+func (a *Attestations) refusal(doing string, resp *http.Response) *StatusError {
+	e := &StatusError{Doing: doing, Status: resp.StatusCode, Said: message(resp.Body, strings.TrimSpace(a.token()))}
 	limited := resp.StatusCode == http.StatusTooManyRequests
 	if s, err := strconv.ParseInt(resp.Header.Get("Retry-After"), 10, 32); err == nil {
 		limited = limited || resp.StatusCode == http.StatusForbidden
@@ -82,7 +84,7 @@ func refusal(doing string, resp *http.Response, now time.Time) *StatusError {
 	} else if resp.Header.Get("X-RateLimit-Remaining") == "0" && (limited || resp.StatusCode == http.StatusForbidden) {
 		limited = true
 		if reset, err := strconv.ParseInt(resp.Header.Get("X-RateLimit-Reset"), 10, 64); err == nil {
-			e.After = time.Unix(reset, 0).Sub(now)
+			e.After = time.Unix(reset, 0).Sub(a.now())
 		}
 	} else if limited || resp.StatusCode == http.StatusForbidden && strings.Contains(strings.ToLower(e.Said), "secondary rate limit") {
 		limited = true
@@ -90,7 +92,7 @@ func refusal(doing string, resp *http.Response, now time.Time) *StatusError {
 	}
 	e.After = min(max(e.After, 0), time.Hour)
 	if limited {
-		e.After = max(e.After, time.Second)
+		e.After, e.limited = max(e.After, time.Second), true
 		return e
 	}
 	switch code := resp.StatusCode; {
@@ -106,13 +108,13 @@ func refusal(doing string, resp *http.Response, now time.Time) *StatusError {
 	return e
 }
 
-// message reads the "message" of an error of the API.
-func message(body io.Reader) string {
+// message reads the "message" of an error of the API, without the token.
+func message(body io.Reader, token string) string {
 	raw, _ := io.ReadAll(io.LimitReader(body, 64<<10))
 	var said struct {
 		Message string `json:"message"`
 	}
-	if json.Unmarshal(raw, &said) != nil {
+	if json.Unmarshal(raw, &said) != nil || token == "" {
 		return ""
 	}
 	text := strings.Map(func(r rune) rune {
@@ -120,7 +122,7 @@ func message(body io.Reader) string {
 			return ' '
 		}
 		return r
-	}, said.Message)
+	}, strings.ReplaceAll(said.Message, token, "[redacted]"))
 	if len(text) > 300 {
 		text = strings.ToValidUTF8(text[:300], "") + "…"
 	}

@@ -32,7 +32,7 @@ func (a *Attestations) has(ctx context.Context, owner, repo, digest string, bund
 	case http.StatusNotFound: // nothing under this digest
 		return false, nil
 	default:
-		return false, refusal(doing, resp, a.now())
+		return false, a.refusal(doing, resp)
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxList))
 	if err != nil {
@@ -83,7 +83,7 @@ func (a *Attestations) fetch(ctx context.Context, doing, address string) ([]byte
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, refusal(doing, resp, a.now())
+		return nil, a.refusal(doing, resp)
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, attest.MaxBundle+1))
 	if err != nil {
