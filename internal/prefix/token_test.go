@@ -70,6 +70,21 @@ func TestTrustedPublishing(t *testing.T) {
 	}
 }
 
+// TestMintOutage: a token is refused while no other can be minted; that may pass.
+func TestMintOutage(t *testing.T) {
+	t.Parallel()
+	b, _, _ := trusting(t, "127.0.0.1")
+	if _, err := b.upload(t); err != nil {
+		t.Fatal(err)
+	}
+	b.server.Revoke()
+	b.server.Fail(prefixtest.Fault{On: prefixtest.Mint, Status: 503})
+	_, err := b.upload(t)
+	if _, transient := prefix.Transient(err); !transient {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestRefusedForGood: a token minted anew is refused too.
 func TestRefusedForGood(t *testing.T) {
 	t.Parallel()
@@ -239,6 +254,9 @@ func TestAPIToken(t *testing.T) {
 	_, err := b.upload(t)
 	if s, ok := errors.AsType[*prefix.StatusError](err); !ok || s.Status != 401 || !errors.Is(err, prefix.ErrIdentity) || strings.Contains(err.Error(), "the-wrong-one") {
 		t.Errorf("got %v", err)
+	}
+	if n := len(b.server.Requests(prefixtest.Upload)); n != 1 {
+		t.Errorf("a token that was refused was sent %d times", n)
 	}
 	write(apiToken + "\n") // replaced while running
 	if _, err := b.upload(t); err != nil {

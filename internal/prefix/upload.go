@@ -232,7 +232,7 @@ func (c *Client) await(ctx context.Context, look func() (done bool, err error)) 
 		}
 		after, _ := Transient(err)
 		now, then := next(delay, after)
-		if left <= 0 || after > left {
+		if after >= left {
 			return err
 		}
 		delay, left = then, left-now

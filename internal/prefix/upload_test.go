@@ -105,6 +105,32 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
+// TestBodyIsLeft: a transport may read on after its answer; Upload returns when it has closed the body.
+func TestBodyIsLeft(t *testing.T) {
+	t.Parallel()
+	var closed atomic.Bool
+	late := make(chan struct{})
+	b := newBench(t, func(c *prefix.Config) {
+		c.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			go func() {
+				<-r.Context().Done()
+				<-late
+				closed.Store(true)
+				r.Body.Close()
+			}()
+			return &http.Response{StatusCode: 413, Body: http.NoBody, Header: http.Header{}}, nil
+		})
+	})
+	time.AfterFunc(20*time.Millisecond, func() { close(late) })
+	if _, err := b.upload(t); !errors.Is(err, prefix.ErrRejected) || !closed.Load() {
+		t.Errorf("%v, closed: %v", err, closed.Load())
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 // TestStatuses: what each answer to an upload means.
 func TestStatuses(t *testing.T) {
 	t.Parallel()
