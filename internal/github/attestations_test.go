@@ -272,6 +272,7 @@ func FuzzUnpacked(f *testing.F) {
 	f.Add(snappy.Encode(nil, []byte(`{"a":1}`)))
 	f.Add([]byte(`{"a":1}`))
 	f.Add([]byte("\xff\xff\xff\xff\x0f"))
+	f.Add(snappy.Encode(nil, make([]byte, 4<<20)))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if got := github.Unpacked(raw); len(got) > max(attest.MaxBundle, len(raw)) {
 			t.Errorf("%d bytes", len(got))
