@@ -5,6 +5,7 @@ package github
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
+	"github.com/hallmark-attest/hallmark/internal/remote"
 	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
@@ -86,20 +88,12 @@ func New(c Config) (*Attestations, error) {
 	}
 	a := &Attestations{
 		api: url.URL{Scheme: c.API.Scheme, Host: c.API.Host, Path: strings.TrimSuffix(c.API.Path, "/")}, token: c.Token,
-		client: &http.Client{Transport: c.Transport, Timeout: timeout, // the token goes to the API or nowhere
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		attempts: or(c.Attempts, DefaultAttempts), backoff: or(c.Backoff, DefaultBackoff), patience: or(c.Patience, DefaultPatience),
-		interval: or(c.Interval, DefaultInterval), pause: pause, now: time.Now, turn: make(chan struct{}, 1),
+		client:   remote.Unmoved(c.Transport, timeout),
+		attempts: cmp.Or(max(c.Attempts, 0), DefaultAttempts), backoff: cmp.Or(max(c.Backoff, 0), DefaultBackoff), patience: cmp.Or(max(c.Patience, 0), DefaultPatience),
+		interval: cmp.Or(max(c.Interval, 0), DefaultInterval), pause: remote.Pause, now: time.Now, turn: make(chan struct{}, 1),
 	}
 	a.turn <- struct{}{}
 	return a, nil
-}
-
-func or[T int | time.Duration](v, otherwise T) T {
-	if v <= 0 {
-		return otherwise
-	}
-	return v
 }
 
 // SplitRepository splits "owner/repo", as the variable GITHUB_REPOSITORY has it.
@@ -148,7 +142,8 @@ func (a *Attestations) Store(ctx context.Context, owner, repo string, bundle []b
 		}
 		after, passes := Transient(err)
 		s, _ := errors.AsType[*StatusError](err)
-		if lost := passes && (s == nil || !s.limited); lost || s != nil && (s.Status == http.StatusConflict || s.Status == http.StatusUnprocessableEntity) {
+		_, limited := errors.AsType[*limited](err)
+		if lost := passes && !limited; lost || s != nil && (s.Status == http.StatusConflict || s.Status == http.StatusUnprocessableEntity) {
 			if has, lerr := a.has(ctx, owner, repo, digest, bundle); lerr == nil && has {
 				return "", nil
 			}
@@ -173,7 +168,7 @@ func (a *Attestations) create(ctx context.Context, owner, repo string, body []by
 		return "", fmt.Errorf("%s: %w", doing, ctx.Err())
 	}
 	if wait := a.next.Sub(a.now()); wait > a.patience { // somebody else was told so
-		return "", &StatusError{Doing: doing, Status: http.StatusTooManyRequests, Said: "asked to wait", After: wait, limited: true}
+		return "", &limited{&StatusError{Service: service, Doing: doing, Status: http.StatusTooManyRequests, Said: "asked to wait", After: wait}}
 	} else if wait > 0 {
 		if err := a.pause(ctx, wait); err != nil {
 			return "", fmt.Errorf("%s: %w", doing, err)
@@ -196,10 +191,10 @@ func (a *Attestations) create(ctx context.Context, owner, repo string, body []by
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return "", unreached(ctx, doing, err)
+		return "", remote.Unreached(ctx, doing, err)
 	}
 	if json.Unmarshal(raw, &created) != nil || created.ID == "" {
-		return "", &outage{err: fmt.Errorf("%s: the answer has no id", doing)}
+		return "", &remote.Outage{Err: fmt.Errorf("%s: the answer has no id", doing)}
 	}
 	return created.ID.String(), nil
 }
@@ -229,7 +224,7 @@ func (a *Attestations) ask(ctx context.Context, doing, method, path string, quer
 	req.Header.Set("User-Agent", "hallmark") // GitHub refuses requests without one
 	resp, err := a.client.Do(req)
 	if err != nil {
-		return nil, unreached(ctx, doing, err)
+		return nil, remote.Unreached(ctx, doing, err)
 	}
 	return resp, nil
 }
@@ -262,15 +257,3 @@ func subject(bundle []byte) (string, error) {
 }
 
 var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-// pause waits for d, or returns why ctx ended.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

@@ -1,17 +1,16 @@
 package github
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 var (
@@ -29,81 +28,50 @@ var (
 )
 
 // StatusError is an answer that is not the one hoped for. It matches the sentinel that fits, if one does.
-type StatusError struct {
-	Doing  string
-	Status int
-	Said   string        // what GitHub's answer has as its message
-	After  time.Duration // how long to wait, at most an hour; 0 if nothing was said
-	kind   error         // nil: it may pass
+type StatusError = remote.StatusError
 
-	limited bool // refused for being too many, and so without effect
-}
+// service is what errors call it.
+const service = "GitHub"
 
-func (e *StatusError) Error() string {
-	s := fmt.Sprintf("%s: GitHub answered %d", e.Doing, e.Status)
-	if e.Said != "" {
-		s += fmt.Sprintf(" (%s)", e.Said)
-	}
-	if e.kind != nil {
-		s += ": " + e.kind.Error()
-	}
-	return s
-}
+// limited is a refusal for being too many, and so without effect.
+type limited struct{ *StatusError }
 
-// Unwrap gives the sentinel.
-func (e *StatusError) Unwrap() error { return e.kind }
-
-// outage is a failure that may pass.
-type outage struct{ err error }
-
-func (e *outage) Error() string { return e.err.Error() }
-func (e *outage) Unwrap() error { return e.err }
+func (e *limited) Unwrap() error { return e.StatusError }
 
 // Transient tells whether trying again may help and, if GitHub said so, after how long.
-func Transient(err error) (after time.Duration, ok bool) {
-	if err == nil || errors.Is(err, context.Canceled) {
-		return 0, false
-	}
-	if s, ok := errors.AsType[*StatusError](err); ok {
-		return s.After, s.kind == nil
-	}
-	if _, ok := errors.AsType[*outage](err); ok {
-		return 0, true
-	}
-	return 0, errors.Is(err, context.DeadlineExceeded)
-}
+func Transient(err error) (after time.Duration, ok bool) { return remote.Transient(err) }
 
 // refusal makes the error for an answer. Limits are told from rights by what comes with a 403 ("Rate limits for the REST
 // API"): Retry-After, nothing remaining, or a message about a secondary limit, which asks for a minute.
-func (a *Attestations) refusal(doing string, resp *http.Response) *StatusError {
-	e := &StatusError{Doing: doing, Status: resp.StatusCode, Said: message(resp.Body, strings.TrimSpace(a.token()))}
-	limited := resp.StatusCode == http.StatusTooManyRequests
+func (a *Attestations) refusal(doing string, resp *http.Response) error {
+	e := &StatusError{Service: service, Doing: doing, Status: resp.StatusCode, Said: message(resp.Body, strings.TrimSpace(a.token()))}
+	tooMany := resp.StatusCode == http.StatusTooManyRequests
 	if s, err := strconv.ParseInt(resp.Header.Get("Retry-After"), 10, 32); err == nil {
-		limited = limited || resp.StatusCode == http.StatusForbidden
+		tooMany = tooMany || resp.StatusCode == http.StatusForbidden
 		e.After = time.Duration(s) * time.Second
-	} else if resp.Header.Get("X-RateLimit-Remaining") == "0" && (limited || resp.StatusCode == http.StatusForbidden) {
-		limited = true
+	} else if resp.Header.Get("X-RateLimit-Remaining") == "0" && (tooMany || resp.StatusCode == http.StatusForbidden) {
+		tooMany = true
 		if reset, err := strconv.ParseInt(resp.Header.Get("X-RateLimit-Reset"), 10, 64); err == nil {
 			e.After = time.Unix(reset, 0).Sub(a.now())
 		}
-	} else if limited || resp.StatusCode == http.StatusForbidden && strings.Contains(strings.ToLower(e.Said), "secondary rate limit") {
-		limited = true
+	} else if tooMany || resp.StatusCode == http.StatusForbidden && strings.Contains(strings.ToLower(e.Said), "secondary rate limit") {
+		tooMany = true
 		e.After = time.Minute
 	}
 	e.After = min(max(e.After, 0), time.Hour)
-	if limited {
-		e.After, e.limited = max(e.After, time.Second), true
-		return e
+	if tooMany {
+		e.After = max(e.After, time.Second)
+		return &limited{e}
 	}
 	switch code := resp.StatusCode; {
 	case code == http.StatusUnauthorized:
-		e.kind = ErrIdentity
+		e.Kind = ErrIdentity
 	case code == http.StatusForbidden:
-		e.kind = ErrForbidden
+		e.Kind = ErrForbidden
 	case code == http.StatusNotFound, code/100 == 3: // a repository that was renamed or moved redirects
-		e.kind = ErrNotFound
+		e.Kind = ErrNotFound
 	case code/100 == 4 && code != http.StatusRequestTimeout:
-		e.kind = ErrRejected
+		e.Kind = ErrRejected
 	}
 	return e
 }
@@ -127,16 +95,4 @@ func message(body io.Reader, token string) string {
 		text = strings.ToValidUTF8(text[:300], "") + "…"
 	}
 	return text
-}
-
-// unreached makes the error for a request without an answer, without its URL, which may be a signed one. The end of ctx,
-// which is the caller's, is no outage.
-func unreached(ctx context.Context, doing string, err error) error {
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err
-	}
-	if cerr := ctx.Err(); cerr != nil {
-		return fmt.Errorf("%s: %w", doing, cerr)
-	}
-	return &outage{err: fmt.Errorf("%s: %w", doing, err)}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/snappy"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
+	"github.com/hallmark-attest/hallmark/internal/remote"
 	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
@@ -36,7 +37,7 @@ func (a *Attestations) has(ctx context.Context, owner, repo, digest string, bund
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxList))
 	if err != nil {
-		return false, unreached(ctx, doing, err)
+		return false, remote.Unreached(ctx, doing, err)
 	}
 	var list struct {
 		Attestations []struct {
@@ -45,7 +46,7 @@ func (a *Attestations) has(ctx context.Context, owner, repo, digest string, bund
 		} `json:"attestations"`
 	}
 	if json.Unmarshal(raw, &list) != nil {
-		return false, &outage{err: fmt.Errorf("%s: the answer is no list", doing)}
+		return false, &remote.Outage{Err: fmt.Errorf("%s: the answer is no list", doing)}
 	}
 	want, err := strictjson.DecodeObject(bundle)
 	if err != nil {
@@ -70,16 +71,16 @@ func (a *Attestations) has(ctx context.Context, owner, repo, digest string, bund
 func (a *Attestations) fetch(ctx context.Context, doing, address string) ([]byte, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "https" && u.Scheme != a.api.Scheme {
-		return nil, &outage{err: fmt.Errorf("%s: a bundle has no address that can be used", doing)}
+		return nil, &remote.Outage{Err: fmt.Errorf("%s: a bundle has no address that can be used", doing)}
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, &outage{err: fmt.Errorf("%s: a bundle has no address that can be used", doing)}
+		return nil, &remote.Outage{Err: fmt.Errorf("%s: a bundle has no address that can be used", doing)}
 	}
 	req.Header.Set("User-Agent", "hallmark")
 	resp, err := a.client.Do(req)
 	if err != nil {
-		return nil, unreached(ctx, doing, err)
+		return nil, remote.Unreached(ctx, doing, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -87,7 +88,7 @@ func (a *Attestations) fetch(ctx context.Context, doing, address string) ([]byte
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, attest.MaxBundle+1))
 	if err != nil {
-		return nil, unreached(ctx, doing, err)
+		return nil, remote.Unreached(ctx, doing, err)
 	}
 	return unpacked(raw), nil
 }

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
 
 	"github.com/hallmark-attest/hallmark/internal/identity"
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 var (
@@ -55,36 +54,7 @@ func (e *Conflict) Error() string {
 }
 
 // StatusError is an answer that is not the one hoped for. It matches the sentinel that fits, if one does.
-type StatusError struct {
-	Doing  string
-	Status int
-	Said   string        // the beginning of the answer's text, without tokens and control characters
-	After  time.Duration // the answer's Retry-After, at most an hour; 0 if it had none
-	kind   error         // nil: it may pass
-}
-
-func (e *StatusError) Error() string {
-	s := fmt.Sprintf("%s: the server answered %d", e.Doing, e.Status)
-	if e.Said != "" {
-		s += fmt.Sprintf(" (%s)", e.Said)
-	}
-	if e.kind != nil {
-		s += ": " + e.kind.Error()
-	}
-	return s
-}
-
-// Unwrap gives the sentinel.
-func (e *StatusError) Unwrap() error { return e.kind }
-
-// outage is a failure that may pass: of the network, or of what the server serves.
-type outage struct {
-	after time.Duration
-	err   error
-}
-
-func (e *outage) Error() string { return e.err.Error() }
-func (e *outage) Unwrap() error { return e.err }
+type StatusError = remote.StatusError
 
 // Transient tells whether trying again may help and, if the server said so, after how long.
 func Transient(err error) (after time.Duration, ok bool) {
@@ -96,18 +66,14 @@ func Transient(err error) (after time.Duration, ok bool) {
 			return 0, false
 		}
 	}
-	if s, ok := errors.AsType[*StatusError](err); ok {
-		return s.After, s.kind == nil
-	}
-	if o, ok := errors.AsType[*outage](err); ok {
-		return o.after, true
-	}
-	return 0, errors.Is(err, context.DeadlineExceeded) || errors.Is(err, identity.ErrUnavailable)
+	after, ok = remote.Transient(err)
+	return after, ok || errors.Is(err, identity.ErrUnavailable)
 }
 
 // status makes the error for an answer, whose body it reads a little of. redact takes the credentials out that were sent.
 func status(doing string, resp *http.Response, kind error, redact func(string) string) *StatusError {
-	return &StatusError{Doing: doing, Status: resp.StatusCode, Said: said(resp.Body, redact), After: retryAfter(resp.Header, time.Now()), kind: kind}
+	after, _ := remote.RetryAfter(resp.Header, time.Now())
+	return &StatusError{Service: "the server", Doing: doing, Status: resp.StatusCode, Said: said(resp.Body, redact), After: after, Kind: kind}
 }
 
 // said reads the beginning of an answer's text for a message.
@@ -129,27 +95,3 @@ func said(body io.Reader, redact func(string) string) string {
 }
 
 const redacted = "[redacted]"
-
-// retryAfter reads the header Retry-After: seconds, or a date (RFC 9110, section 10.2.3).
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	v := h.Get("Retry-After")
-	if s, err := strconv.ParseInt(v, 10, 32); err == nil {
-		return time.Duration(min(max(s, 0), 3600)) * time.Second
-	}
-	if t, err := http.ParseTime(v); err == nil {
-		return min(max(t.Sub(now), 0), time.Hour)
-	}
-	return 0
-}
-
-// unreached makes the error for a request without an answer. It does not show the URL that was asked: behind a redirect, it
-// may be as good as a credential. The end of ctx, which is the caller's, is no outage.
-func unreached(ctx context.Context, doing string, err error) error {
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err
-	}
-	if cerr := ctx.Err(); cerr != nil {
-		return fmt.Errorf("%s: %w", doing, cerr)
-	}
-	return &outage{err: fmt.Errorf("%s: %w", doing, err)}
-}

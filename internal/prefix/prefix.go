@@ -8,6 +8,7 @@
 package prefix
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/conda"
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 // Where nothing else is said.
@@ -89,19 +91,12 @@ func New(c Config) (*Client, error) {
 	}
 	cl := &Client{
 		server: url.URL{Scheme: c.Server.Scheme, Host: c.Server.Host}, channel: c.Channel, tokens: c.Tokens, skip: c.SkipExisting,
-		sender:   unmoved(c.Transport),
-		attempts: or(c.Attempts, DefaultAttempts), backoff: or(c.Backoff, DefaultBackoff),
-		patience: or(c.Patience, DefaultPatience), timeout: or(c.Timeout, DefaultTimeout), pause: pause,
+		sender:   remote.Unmoved(c.Transport, 0),
+		attempts: cmp.Or(max(c.Attempts, 0), DefaultAttempts), backoff: cmp.Or(max(c.Backoff, 0), DefaultBackoff),
+		patience: cmp.Or(max(c.Patience, 0), DefaultPatience), timeout: cmp.Or(max(c.Timeout, 0), DefaultTimeout), pause: remote.Pause,
 	}
 	cl.reader = &http.Client{Transport: c.Transport, CheckRedirect: cl.redirected}
 	return cl, nil
-}
-
-func or[T int | time.Duration](v, otherwise T) T {
-	if v <= 0 {
-		return otherwise
-	}
-	return v
 }
 
 // URL is the channel's public URL, as users write it and as targetChannel has it (CEP 27).
@@ -147,11 +142,6 @@ func loopback(host string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// unmoved follows no redirects: what it sends is a credential, or under one, and goes to the server or nowhere.
-func unmoved(t http.RoundTripper) *http.Client {
-	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-}
-
 // redirected lets reads go where the server has the bytes, without the token.
 func (c *Client) redirected(req *http.Request, via []*http.Request) error {
 	if len(via) >= 5 {
@@ -181,18 +171,6 @@ func (c *Client) served(subdir, filename, suffix string) (string, error) {
 // within bounds one request that carries size bytes.
 func (c *Client) within(ctx context.Context, size int64) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, c.timeout+time.Duration(size/slowest)*time.Second)
-}
-
-// pause waits for d, or returns why ctx ended.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // next is the pause before the next request, at least as long as the server asked for, and what the pause after it

@@ -13,6 +13,7 @@ import (
 	"reflect"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
+	"github.com/hallmark-attest/hallmark/internal/remote"
 	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
@@ -53,7 +54,7 @@ func (c *Client) find(ctx context.Context, subdir, filename string, size int64) 
 	sum := sha256.New()
 	n, err := io.Copy(sum, body)
 	if err != nil {
-		return Found{}, unreached(ctx, doing, err)
+		return Found{}, remote.Unreached(ctx, doing, err)
 	}
 	f := Found{Exists: true, Size: n}
 	if size < 0 || n <= size {
@@ -79,10 +80,10 @@ func (c *Client) Sidecar(ctx context.Context, subdir, filename string) (sidecar 
 	defer resp.Body.Close()
 	sidecar, err = io.ReadAll(io.LimitReader(resp.Body, attest.MaxSidecar+1))
 	if err != nil {
-		return nil, false, unreached(ctx, doing, err)
+		return nil, false, remote.Unreached(ctx, doing, err)
 	}
 	if _, err := attest.Split(sidecar); err != nil {
-		return nil, false, &outage{err: fmt.Errorf("%s: %w", doing, err)}
+		return nil, false, &remote.Outage{Err: fmt.Errorf("%s: %w", doing, err)}
 	}
 	return sidecar, true, nil
 }
@@ -94,7 +95,7 @@ func (c *Client) confirm(ctx context.Context, p Package, bundle []byte, existed 
 		if existed {
 			return fmt.Errorf("%w: %w", err, ErrUnattested)
 		}
-		return &outage{err: err}
+		return &remote.Outage{Err: err}
 	}
 	err = c.await(ctx, func() (bool, error) {
 		sidecar, found, err := c.Sidecar(ctx, p.Subdir, p.Filename)
@@ -163,7 +164,7 @@ func (c *Client) get(within, ctx context.Context, doing, u string) (*http.Respon
 		}
 		resp, err := c.reader.Do(req)
 		if err != nil {
-			return nil, unreached(ctx, doing, err)
+			return nil, remote.Unreached(ctx, doing, err)
 		}
 		var kind error
 		switch code := resp.StatusCode; {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/identity"
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 const (
@@ -66,7 +67,7 @@ func NewTrusted(server *url.URL, source identity.Source, transport http.RoundTri
 	}
 	t := &Trusted{
 		mint:     (&url.URL{Scheme: server.Scheme, Host: server.Host, Path: "/api/oidc/mint_token"}).String(),
-		audience: Audience(server), source: source, client: unmoved(transport), now: time.Now, turn: make(chan struct{}, 1),
+		audience: Audience(server), source: source, client: remote.Unmoved(transport, 0), now: time.Now, turn: make(chan struct{}, 1),
 	}
 	t.turn <- struct{}{}
 	return t, nil
@@ -126,7 +127,7 @@ func (t *Trusted) exchange(ctx context.Context) (token Token, renewal time.Time,
 	began := t.now()
 	resp, err := t.client.Do(req)
 	if err != nil {
-		return Token{}, time.Time{}, unreached(ctx, doing, err)
+		return Token{}, time.Time{}, remote.Unreached(ctx, doing, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
@@ -138,11 +139,11 @@ func (t *Trusted) exchange(ctx context.Context) (token Token, renewal time.Time,
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, 2*maxToken))
 	if err != nil {
-		return Token{}, time.Time{}, unreached(ctx, doing, err)
+		return Token{}, time.Time{}, remote.Unreached(ctx, doing, err)
 	}
 	token, err = NewToken(string(raw))
 	if err != nil { // an error page, say: it may be gone the next time
-		return Token{}, time.Time{}, &outage{err: fmt.Errorf("%s: the answer is no token: %w", doing, err)}
+		return Token{}, time.Time{}, &remote.Outage{Err: fmt.Errorf("%s: the answer is no token: %w", doing, err)}
 	}
 	return token, began.Add(life(token, began)), nil
 }

@@ -10,6 +10,7 @@ import (
 	"regexp"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
+	"github.com/hallmark-attest/hallmark/internal/remote"
 	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
@@ -175,7 +176,7 @@ func (c *Client) post(ctx context.Context, p Package, bundle []byte, token Token
 	} else if ferr := f.failed(); ferr != nil {
 		err = fmt.Errorf("%s: %w", doing, ferr)
 	} else {
-		err = unreached(ctx, doing, err)
+		err = remote.Unreached(ctx, doing, err)
 	}
 	// A transport may go on sending after an early answer.
 	cancel()
