@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 const (
@@ -33,30 +35,11 @@ func persist(ctx context.Context, provider fmt.Stringer, audience string, ask fu
 		if !errors.Is(err, ErrUnavailable) || attempt == askAttempts || after > askPatience {
 			return Token{}, err
 		}
-		if cerr := pause(ctx, max(after, delay/2+rand.N(delay))); cerr != nil {
+		if cerr := remote.Pause(ctx, max(after, delay/2+rand.N(delay))); cerr != nil {
 			return Token{}, errors.Join(cerr, err)
 		}
 		delay *= 2
 	}
-}
-
-// pause waits for d, or returns why ctx ended.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// strictClient follows no redirects: what it asks with is a credential, or an address that counts as one. It goes where
-// the environment said, and nowhere else.
-func strictClient(transport http.RoundTripper) *http.Client {
-	return &http.Client{Transport: transport, Timeout: askTimeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // fetch makes one request and returns the body of a 200, at most 2*maxToken bytes of it. Its errors are ctx's, or match

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 // The variables that GitHub Actions sets in a job that has the permission "id-token: write".
@@ -38,7 +40,7 @@ func NewGitHub(requestURL, requestToken, audience string, transport http.RoundTr
 	q.Set("audience", audience)
 	u.RawQuery = q.Encode()
 	return &GitHub{requestURL: u.String(), requestToken: requestToken, audience: audience,
-		client: strictClient(transport)}, nil
+		client: remote.Unmoved(transport, askTimeout)}, nil
 }
 
 func (g *GitHub) String() string { return "GitHub Actions" }

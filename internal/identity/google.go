@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 const (
@@ -43,7 +45,7 @@ func NewGoogle(host, audience string, transport http.RoundTripper) (*Google, err
 	if back, err := url.Parse(u.String()); err != nil || back.Host != host || back.User != nil || strings.ContainsAny(host, "/?#@") {
 		return nil, errors.New("GCE_METADATA_HOST is not a host, with or without a port")
 	}
-	return &Google{url: u.String(), audience: audience, client: strictClient(transport)}, nil
+	return &Google{url: u.String(), audience: audience, client: remote.Unmoved(transport, askTimeout)}, nil
 }
 
 func (g *Google) String() string { return "Google Cloud metadata server" }

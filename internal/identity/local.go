@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 // Static is a token that was given once, with a flag. It cannot be renewed.
@@ -75,7 +77,7 @@ func (f *File) Token(ctx context.Context) (Token, error) {
 		if err == nil && !f.good.Swap(true) || fresh || !f.good.Load() || time.Since(start) >= filePatience {
 			return t, err
 		}
-		if perr := pause(ctx, filePause); perr != nil {
+		if perr := remote.Pause(ctx, filePause); perr != nil {
 			return Token{}, perr
 		}
 	}

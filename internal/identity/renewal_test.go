@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 const tokenLife = 20 * time.Second
@@ -54,16 +56,16 @@ func TestTokensOfTwentySeconds(t *testing.T) {
 			write(shortLived(t))
 			go func() {
 				for {
-					if pause(t.Context(), tokenLife+time.Second) != nil {
+					if remote.Pause(t.Context(), tokenLife+time.Second) != nil {
 						return
 					}
 					write("")
-					if pause(t.Context(), time.Second/4) != nil {
+					if remote.Pause(t.Context(), time.Second/4) != nil {
 						return
 					}
 					raw := shortLived(t)
 					write(raw[:len(raw)/2])
-					if pause(t.Context(), time.Second/4) != nil {
+					if remote.Pause(t.Context(), time.Second/4) != nil {
 						return
 					}
 					write(raw)

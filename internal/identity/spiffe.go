@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 // spiffeSocket is the variable that says where the workload API is (SPIFFE Workload Endpoint, section 4).
@@ -42,13 +44,13 @@ func NewSPIFFE(endpoint, audience string) (*SPIFFE, error) {
 	}
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	return &SPIFFE{audience: audience, client: strictClient(&http.Transport{
+	return &SPIFFE{audience: audience, client: remote.Unmoved(&http.Transport{
 		Protocols:       protocols,
 		IdleConnTimeout: time.Minute,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, address)
 		},
-	})}, nil
+	}, askTimeout)}, nil
 }
 
 // spiffeEndpoint reads an endpoint's URI (SPIFFE Workload Endpoint, section 4).

@@ -8,12 +8,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 // FetchOptions are a Fetcher's options; the zero value is of use.
@@ -37,9 +38,8 @@ type FetchOptions struct {
 }
 
 const (
-	maxRedirects  = 5
-	maxRetryAfter = time.Hour // of a host's wish
-	maxHosts      = 1024
+	maxRedirects = 5
+	maxHosts     = 1024
 )
 
 // Fetcher fetches bundles, each URL once for all that ask: keep one for a campaign. It sends no credentials and no
@@ -297,7 +297,7 @@ func (f *Fetcher) close(name string, asked time.Duration) time.Duration {
 	defer f.mu.Unlock()
 	h := f.host(name)
 	h.failures++
-	wait := max(min(asked, maxRetryAfter), time.Second<<min(h.failures-1, 5))
+	wait := max(asked, time.Second<<min(h.failures-1, 5))
 	h.closed = time.Now().Add(wait)
 	return wait
 }
@@ -325,7 +325,7 @@ func (f *Fetcher) failed(name, rawURL string, err error) *Error {
 // answered says what a status other than 200 means.
 func (f *Fetcher) answered(name, rawURL string, resp *http.Response) *Error {
 	what := fmt.Errorf("%s answered %d", safeURL(rawURL), resp.StatusCode)
-	asked, has := retryAfter(resp.Header)
+	asked, has := remote.RetryAfter(resp.Header, time.Now())
 	switch s := resp.StatusCode; {
 	case s == http.StatusNotFound || s == http.StatusGone:
 		f.open(name)
@@ -338,16 +338,4 @@ func (f *Fetcher) answered(name, rawURL string, resp *http.Response) *Error {
 		f.open(name)
 		return &Error{Code: CodeFetchRefused, Err: what}
 	}
-}
-
-// retryAfter reads Retry-After (RFC 9110, 10.2.3), in both forms.
-func retryAfter(h http.Header) (time.Duration, bool) {
-	v := strings.TrimSpace(h.Get("Retry-After"))
-	if n, err := strconv.ParseUint(v, 10, 31); err == nil {
-		return time.Duration(n) * time.Second, true
-	}
-	if t, err := http.ParseTime(v); err == nil {
-		return max(0, time.Until(t)), true
-	}
-	return 0, false
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -72,18 +71,6 @@ func retryable(err error) aws.Ternary {
 		}
 	}
 	return aws.UnknownTernary
-}
-
-// retryAfter reads what the store asks for, in seconds or as a date; 0 if it does not say. At most an hour.
-func retryAfter(h http.Header) time.Duration {
-	v := h.Get("Retry-After")
-	var after time.Duration
-	if seconds, err := strconv.ParseUint(v, 10, 31); err == nil {
-		after = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(v); err == nil {
-		after = time.Until(at)
-	}
-	return max(0, min(after, time.Hour))
 }
 
 // withPayloadHash gives the SDK the hash of the payload, which it would otherwise read the body for (over HTTP) or leave out of the

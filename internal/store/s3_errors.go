@@ -11,6 +11,8 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 // meanings are the codes of S3 and of compatible stores that say more than the HTTP status, or something else.
@@ -105,7 +107,7 @@ func s3Error(ctx context.Context, err error) error {
 		if meaning == nil && status >= 500 {
 			meaning = errOutage
 		}
-		after = retryAfter(r.Response.Header)
+		after, _ = remote.RetryAfter(r.Response.Header, time.Now())
 	}
 	if a, ok := errors.AsType[smithy.APIError](err); ok {
 		if m := meanings[a.ErrorCode()]; m != nil {

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
@@ -201,20 +200,6 @@ func TestKnownSHA256(t *testing.T) {
 			t.Errorf("%+v: %q", test, got)
 		}
 	}
-}
-
-func TestRetryAfter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		for v, want := range map[string]time.Duration{
-			"": 0, "0": 0, "120": 2 * time.Minute, "-5": 0, "soon": 0, "999999": time.Hour, "99999999999999999999": 0,
-			time.Now().Add(90 * time.Second).UTC().Format(http.TimeFormat): 90 * time.Second,
-			time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat):       0,
-		} {
-			if got := retryAfter(http.Header{"Retry-After": {v}}); got != want {
-				t.Errorf("%q: %s, want %s", v, got, want)
-			}
-		}
-	})
 }
 
 // TestDisorder: a listing that is not ordered by key is refused, not passed on.

@@ -11,11 +11,12 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 	"unicode"
+
+	"github.com/hallmark-attest/hallmark/internal/remote"
 )
 
 // The services that signing calls, as they are named in errors and causes.
@@ -156,8 +157,8 @@ func (u *upstream) try(req *http.Request, body []byte) (*http.Response, *Upstrea
 			return resp, nil
 		}
 	}
-	return nil, &UpstreamError{Service: u.service, Status: resp.StatusCode,
-		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()), Message: message(data)}
+	after, _ := remote.RetryAfter(resp.Header, time.Now())
+	return nil, &UpstreamError{Service: u.service, Status: resp.StatusCode, RetryAfter: after, Message: message(data)}
 }
 
 func (u *upstream) noAnswer(err error) *UpstreamError {
@@ -196,25 +197,10 @@ func (u *upstream) waitTurn(ctx context.Context) error {
 
 // pause waits for d, or returns why ctx ended.
 func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
+	if remote.Pause(ctx, d) != nil {
 		return context.Cause(ctx)
 	}
-}
-
-// retryAfter reads the header, seconds or a date, and returns 0 for none or nonsense and an hour at most.
-func retryAfter(header string, now time.Time) time.Duration {
-	var d time.Duration
-	if s, err := strconv.ParseUint(header, 10, 32); err == nil {
-		d = time.Duration(s) * time.Second
-	} else if t, err := http.ParseTime(header); err == nil {
-		d = t.Sub(now)
-	}
-	return min(max(d, 0), time.Hour)
+	return nil
 }
 
 // message makes one short line of printable text of an error's body. Fulcio and Rekor answer JSON with a message.
