@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -54,17 +52,10 @@ func (f *broughtFlags) bring(path string) (json.RawMessage, error) {
 }
 
 func readAttestation(file string) (json.RawMessage, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, attest.MaxSidecar+1))
+	b, err := readMaterial(file)
 	switch {
 	case err != nil:
 		return nil, err
-	case len(b) > attest.MaxSidecar:
-		return nil, fmt.Errorf("it is larger than %d bytes", attest.MaxSidecar)
 	case !json.Valid(b):
 		return nil, errors.New("it is not JSON")
 	case !strings.HasSuffix(file, ".sigs") && len(b) > maxBrought:

@@ -35,12 +35,10 @@ type subdirFlags struct {
 	Subdir []string `placeholder:"SUBDIR" help:"Only these (default: all that there are)."`
 }
 
-func (f *storeFlags) open(ctx context.Context, writes bool) (*channel.Channel, error) {
-	flags := command.ChannelFlags{To: f.To, NoTargetChannel: true}
-	if err := flags.Check(); err != nil {
+func (f *storeFlags) open(ctx context.Context, writes bool) (_ *channel.Channel, err error) {
+	if f.To, err = command.Absolute(f.To); err != nil {
 		return nil, err
 	}
-	f.To = flags.To
 	return command.OpenChannel(ctx, f.To, writes)
 }
 

@@ -79,7 +79,7 @@ func (c *inspectCmd) Run(_ context.Context, env *command.Env) error {
 			return &command.Error{Code: command.ExitFailed, Item: file, Err: err}
 		}
 		bundles := []json.RawMessage{b}
-		if isArray(b) {
+		if attest.IsSidecar(b) {
 			if bundles, err = attest.Split(b); err != nil {
 				return &command.Error{Code: command.ExitFailed, Item: file, Err: err}
 			}

@@ -98,11 +98,10 @@ func openExisting(ctx context.Context, env *command.Env, f *command.QueueFlags, 
 			errors.New("which queue?"))
 	}
 	if to != "" {
-		ch := command.ChannelFlags{To: to, NoTargetChannel: true}
-		if err := ch.Check(); err != nil {
+		var err error
+		if to, err = command.Absolute(to); err != nil {
 			return nil, nil, err
 		}
-		to = ch.To
 	}
 	return f.Open(ctx, env, to)
 }

@@ -54,12 +54,7 @@ func (f *identityFlags) policyFile(targetChannel string) (attest.Policy, error) 
 	if *f != (identityFlags{Policy: f.Policy}) {
 		return attest.Policy{}, command.Usage("say who may sign in the policy file alone", errors.New("--policy and --certificate-… at once"))
 	}
-	file, err := os.Open(f.Policy)
-	if err != nil {
-		return attest.Policy{}, command.Usage("", fmt.Errorf("reading the policy: %w", err))
-	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, attest.MaxPolicy+1))
+	b, err := readFile(f.Policy, attest.MaxPolicy+1)
 	if err != nil {
 		return attest.Policy{}, command.Usage("", fmt.Errorf("reading the policy: %w", err))
 	}
@@ -219,14 +214,19 @@ func (v *verifyCmd) material(ctx context.Context, ch *channel.Channel, path stri
 	}
 }
 
-// readMaterial reads a bundle or a sidecar from a file, up to the size that any client reads.
-func readMaterial(file string) ([]byte, error) {
+// readFile reads at most limit bytes of a file.
+func readFile(file string, limit int64) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, fmt.Errorf("reading the attestation: %w", err)
+		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, attest.MaxSidecar+1))
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// readMaterial reads a bundle or a sidecar from a file, up to the size that any client reads.
+func readMaterial(file string) ([]byte, error) {
+	b, err := readFile(file, attest.MaxSidecar+1)
 	if err != nil {
 		return nil, fmt.Errorf("reading the attestation: %w", err)
 	}
@@ -238,7 +238,7 @@ func readMaterial(file string) ([]byte, error) {
 
 func verifyMaterial(material []byte, v *attest.Verifier, s attest.Subject, p attest.Policy) (*attest.Result, error) {
 	required, _ := p.PredicateTypes()
-	if isArray(material) && !slices.Equal(required, []string{attest.PredicateType}) {
+	if attest.IsSidecar(material) && !slices.Equal(required, []string{attest.PredicateType}) {
 		r, err := attest.VerifySidecar(material, v, s, p)
 		if err != nil {
 			return nil, err
@@ -251,7 +251,7 @@ func verifyMaterial(material []byte, v *attest.Verifier, s attest.Subject, p att
 		}
 		return first.Result, nil
 	}
-	if isArray(material) {
+	if attest.IsSidecar(material) {
 		// Of a single bundle the reason itself is told, not that there is none that verifies.
 		if all, err := attest.Split(material); err == nil && len(all) == 1 {
 			return v.Verify(all[0], s, p)
@@ -260,18 +260,6 @@ func verifyMaterial(material []byte, v *attest.Verifier, s attest.Subject, p att
 		return res, err
 	}
 	return v.Verify(material, s, p)
-}
-
-// isArray tells a sidecar from a bundle: by the first byte that is not white space.
-func isArray(b []byte) bool {
-	for _, c := range b {
-		switch c {
-		case ' ', '\t', '\r', '\n':
-			continue
-		}
-		return c == '['
-	}
-	return false
 }
 
 func (d *verdict) text(w io.Writer) {

@@ -171,10 +171,10 @@ func (m matcher) repository() (matcher, error) {
 	if err != nil {
 		return m, err
 	}
-	repo := lower("https://" + host + "/" + path)
-	m.identity = func(san string) bool { return underPrefix(lower(san), repo) }
+	repo := LowerASCII("https://" + host + "/" + path)
+	m.identity = func(san string) bool { return underPrefix(LowerASCII(san), repo) }
 	m.issuer = exactly(issuer)
-	m.claims = append([]claimMatcher{{claimRepository, fmt.Sprintf("%q", repo), func(v string) bool { return lower(v) == repo }}}, m.claims...)
+	m.claims = append([]claimMatcher{{claimRepository, fmt.Sprintf("%q", repo), func(v string) bool { return LowerASCII(v) == repo }}}, m.claims...)
 	if ref != "" {
 		m.claims = append(m.claims, claimMatcher{claimRef, fmt.Sprintf("%q", ref), exactly(ref)})
 	}
@@ -290,9 +290,9 @@ func count(values ...string) int {
 	return n
 }
 
-// lower is for names of hosts that take letters of either case for the same. It leaves letters beyond ASCII alone: some
+// LowerASCII is for names of hosts that take letters of either case for the same. It leaves letters beyond ASCII alone: some
 // fold into ASCII ones.
-func lower(s string) string {
+func LowerASCII(s string) string {
 	b := []byte(s)
 	for i, c := range b {
 		if 'A' <= c && c <= 'Z' {

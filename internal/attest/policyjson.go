@@ -107,7 +107,7 @@ func canonicalRepository(shorthand string) string {
 	if ok {
 		ref = "@" + ref
 	}
-	return lower(name) + ref
+	return LowerASCII(name) + ref
 }
 
 // patternOf gives the pattern for the whole text that means the same as expr found anywhere in it.

@@ -130,6 +130,12 @@ func Append(sidecar, bundle []byte) (next []byte, added bool, err error) {
 	return next, true, nil
 }
 
+// IsSidecar tells a sidecar from a bundle: by the first byte that is not white space.
+func IsSidecar(material []byte) bool {
+	b := bytes.TrimLeft(material, jsonSpace)
+	return len(b) > 0 && b[0] == '['
+}
+
 // Find gives the first bundle of a sidecar that verifies (see Verifier.Verify), as its bytes stand in the sidecar. The
 // bundles before it that do not verify are in Result.Refused. If none verifies, the error is CodeSidecarNoMatch and wraps
 // the reason of each; an empty sidecar has none.

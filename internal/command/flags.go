@@ -47,14 +47,21 @@ func (f *ChannelFlags) Check() error {
 			return Usage(hint, fmt.Errorf("--channel-url: %w", err))
 		}
 	}
-	if !strings.Contains(f.To, "://") {
-		abs, err := filepath.Abs(f.To)
-		if err != nil {
-			return Usage("", fmt.Errorf("--to: %w", err))
-		}
-		f.To = abs
+	to, err := Absolute(f.To)
+	f.To = to
+	return err
+}
+
+// Absolute makes a channel's location the same from any folder.
+func Absolute(to string) (string, error) {
+	if strings.Contains(to, "://") {
+		return to, nil
 	}
-	return nil
+	abs, err := filepath.Abs(to)
+	if err != nil {
+		return to, Usage("", fmt.Errorf("--to: %w", err))
+	}
+	return abs, nil
 }
 
 // OpenChannel opens the place that a campaign writes to. For a caller that writes, it proves that it can be written to as

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/hallmark-attest/hallmark/internal/attest"
 )
 
 // Mode is what is done about sources.
@@ -96,7 +98,7 @@ func (p Policy) Check() error {
 }
 
 func (h HostRule) check() *Error {
-	if h.Host == "" || h.Host != lower(h.Host) || strings.ContainsAny(h.Host, "/: *@") {
+	if h.Host == "" || h.Host != attest.LowerASCII(h.Host) || strings.ContainsAny(h.Host, "/: *@") {
 		return refuse(CodePolicy, "", "the host has to be a host name in lower case")
 	}
 	if h.Path != "" && h.Path[0] != '/' {

@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/hallmark-attest/hallmark/internal/attest"
 )
 
 // Publisher is who must have signed (draft CEP, "Publisher Identities"): a certificate's identity together with the issuer
@@ -90,7 +92,7 @@ func (p Publisher) matchesIdentity(san string) bool {
 	if !strings.HasPrefix(p.Identity, "https://") {
 		return san == p.Identity
 	}
-	rest, ok := strings.CutPrefix(lower(san), lower(p.Identity))
+	rest, ok := strings.CutPrefix(attest.LowerASCII(san), attest.LowerASCII(p.Identity))
 	return ok && (rest == "" || rest[0] == '/' || rest[0] == '@')
 }
 
@@ -98,15 +100,4 @@ func (p Publisher) matchesIdentity(san string) bool {
 func (p Publisher) broad() bool {
 	u, err := url.Parse(p.Identity)
 	return err == nil && u.Scheme == "https" && len(strings.FieldsFunc(u.Path, func(r rune) bool { return r == '/' })) < 2
-}
-
-// lower folds ASCII alone: some letters beyond it fold into ASCII ones.
-func lower(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			b[i] = c + 'a' - 'A'
-		}
-	}
-	return string(b)
 }

@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/conda"
 )
 
@@ -243,7 +244,7 @@ func readSource(m map[string]*yaml.Node) (s Source, ok bool) {
 	}
 	sha := texts(m["sha256"])
 	if len(sha) == 1 {
-		s.SHA256 = lower(sha[0])
+		s.SHA256 = attest.LowerASCII(sha[0])
 	}
 	if block == nil {
 		if slices.ContainsFunc(s.URLs, template.MatchString) {
@@ -372,7 +373,7 @@ func readEmbedded(n *yaml.Node) (list []Embedded) {
 			continue
 		}
 		if p, sha := texts(m["path"]), texts(m["sha256"]); len(p) == 1 && len(sha) == 1 && strings.HasPrefix("recipe/"+p[0], attestations) {
-			list = append(list, Embedded{Path: p[0], SHA256: lower(sha[0])})
+			list = append(list, Embedded{Path: p[0], SHA256: attest.LowerASCII(sha[0])})
 		}
 	}
 	return list

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/hallmark-attest/hallmark/internal/attest"
 )
 
 // Source is one URL source of a recipe.
@@ -55,7 +57,7 @@ func filename(raw string) string {
 }
 
 // hostOf is a URL's host in one form: lower case, without port and final dot.
-func hostOf(u *url.URL) string { return strings.TrimSuffix(lower(u.Hostname()), ".") }
+func hostOf(u *url.URL) string { return strings.TrimSuffix(attest.LowerASCII(u.Hostname()), ".") }
 
 // pypiHosts are the hosts whose bundle URL can be derived: the draft's closed list.
 var pypiHosts = []string{"pypi.org", "pypi.io", "files.pythonhosted.org"}
@@ -163,7 +165,9 @@ func splitDistribution(name string) (project, version string, ok bool) {
 var separators = regexp.MustCompile(`[-_.]+`)
 
 // NormalizeProject gives a project's name as PEP 503 has it: lower case, and each run of "-", "_" and "." one "-".
-func NormalizeProject(name string) string { return separators.ReplaceAllString(lower(name), "-") }
+func NormalizeProject(name string) string {
+	return separators.ReplaceAllString(attest.LowerASCII(name), "-")
+}
 
 // safeURL is a URL that can be shown: without credentials, query and fragment.
 func safeURL(raw string) string {

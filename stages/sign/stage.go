@@ -7,7 +7,6 @@
 package sign
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -102,7 +101,7 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 // Of an array, the first that holds is taken.
 func (s *Stage) accept(it *pipeline.Item, subject attest.Subject) error {
 	bundles := []json.RawMessage{it.Bundle}
-	if b := bytes.TrimLeft(it.Bundle, " \t\r\n"); len(b) > 0 && b[0] == '[' {
+	if attest.IsSidecar(it.Bundle) {
 		all, err := attest.Split(it.Bundle)
 		if err != nil {
 			return refused(err)

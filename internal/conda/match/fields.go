@@ -2,6 +2,7 @@ package match
 
 import (
 	"cmp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -12,14 +13,7 @@ type fields struct {
 	seen                            []string
 }
 
-func (f *fields) has(key string) bool {
-	for _, k := range f.seen {
-		if k == key {
-			return true
-		}
-	}
-	return false
-}
+func (f *fields) has(key string) bool { return slices.Contains(f.seen, key) }
 
 // cutBrackets splits "rest[key=value, …]". A value is bare, in quotes, or a list in brackets; brackets inside of quotes or
 // of a list are its own.
