@@ -1,9 +1,6 @@
 package publish
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // merger sees to it that a subdir's documents follow its shards. It exists as long as they may be behind.
 type merger struct {
@@ -16,7 +13,7 @@ func (s *Stage) behind(subdir string) {
 	defer s.mu.Unlock()
 	m := s.mergers[subdir]
 	if m == nil {
-		if s.closed {
+		if s.open.Err() != nil {
 			return
 		}
 		m = &merger{updated: make(chan struct{}, 1)}
@@ -33,15 +30,6 @@ func (s *Stage) behind(subdir string) {
 // merge merges a subdir's documents when nothing has been written to it for a while, and at the latest after the interval;
 // it ends when they are up to date, or with the stage.
 func (s *Stage) merge(subdir string, m *merger) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	s.writers.Go(func() { // ends with this function, or ends it
-		select {
-		case <-s.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
 	wait := s.options.Idle
 	for due := time.Now().Add(s.options.Interval); ; {
 		idle := time.NewTimer(min(wait, time.Until(due)))
@@ -52,13 +40,13 @@ func (s *Stage) merge(subdir string, m *merger) {
 				continue
 			}
 		case <-idle.C:
-		case <-s.closing:
+		case <-s.open.Done():
 			idle.Stop()
 			return
 		}
 		due = time.Now().Add(s.options.Interval)
-		if err := s.catchUp(ctx, subdir); err != nil {
-			if ctx.Err() != nil {
+		if err := s.catchUp(subdir); err != nil {
+			if s.open.Err() != nil {
 				return
 			}
 			s.options.Log.Warn("the documents of a subdir could not be merged from its shards", "subdir", subdir, "error", err)
@@ -86,11 +74,11 @@ func (s *Stage) upToDate(subdir string, m *merger) bool {
 	}
 }
 
-func (s *Stage) catchUp(ctx context.Context, subdir string) (err error) {
+func (s *Stage) catchUp(subdir string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &panicked{p}
 		}
 	}()
-	return s.index.CatchUp(ctx, subdir)
+	return s.index.CatchUp(s.open, subdir)
 }

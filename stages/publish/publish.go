@@ -80,10 +80,10 @@ type Options struct {
 type Stage struct {
 	index   Index
 	options Options
-	closing chan struct{}
+	open    context.Context // ends when the stage is closed
+	closing context.CancelFunc
 
 	mu      sync.Mutex
-	closed  bool
 	subdirs map[string]*queue  // those that have a writer
 	mergers map[string]*merger // those whose documents may be behind
 	writers sync.WaitGroup
@@ -129,7 +129,9 @@ func NewWith(x Index, o Options) *Stage {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Stage{index: x, options: o, closing: make(chan struct{}), subdirs: map[string]*queue{}, mergers: map[string]*merger{}}
+	s := &Stage{index: x, options: o, subdirs: map[string]*queue{}, mergers: map[string]*merger{}}
+	s.open, s.closing = context.WithCancel(context.Background())
+	return s
 }
 
 // String implements pipeline.Stage.
@@ -167,10 +169,7 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 // io.Closer; the error is always nil.
 func (s *Stage) Close() error {
 	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
-		close(s.closing)
-	}
+	s.closing()
 	s.mu.Unlock()
 	s.writers.Wait()
 	return nil
@@ -180,7 +179,7 @@ func (s *Stage) Close() error {
 func (s *Stage) enqueue(subdir string, r *request) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.open.Err() != nil {
 		return false
 	}
 	q := s.subdirs[subdir]
@@ -207,7 +206,7 @@ func (s *Stage) write(subdir string, q *queue) {
 		select {
 		case <-t.C:
 		case <-q.full:
-		case <-s.closing:
+		case <-s.open.Done():
 		}
 		t.Stop()
 	}
