@@ -117,7 +117,7 @@ func (c *Channel) Adopt(ctx context.Context, subdir string) (Adopted, error) {
 	}
 	s := c.subdir(subdir)
 	var err error
-	if a.Sharded, err = c.changeIndex(ctx, s, func(context.Context, *shardIndex) (map[string]*shard, func(), error) { return nil, nil, nil }); err != nil {
+	if a.Sharded, err = c.changeIndex(ctx, s, nothing); err != nil {
 		return a, fmt.Errorf("adopting %s: %w", subdir, err)
 	}
 	if _, err := c.Monolith(ctx, subdir); err != nil { // what repodata.json has and the shards do not, is in them now
@@ -191,7 +191,7 @@ func (c *Channel) advertise(ctx context.Context, s *subdir, files []string) (cha
 			if todo[name] != nil {
 				sh = todo[name]
 			}
-			raw, in, ok := sh.record(files[i])
+			raw, at, ok := sh.record(files[i])
 			if !ok {
 				return nil
 			}
@@ -203,11 +203,7 @@ func (c *Channel) advertise(ctx context.Context, s *subdir, files []string) (cha
 				return nil
 			}
 			changed++
-			for _, p := range placesOf(files[i]) {
-				if p.section == in {
-					todo[name] = sh.with(map[section][]member{in: {packMember(p.key, joinMap(nil, setMember(fields, attestations, appendDigest(nil, sha))))}})
-				}
-			}
+			todo[name] = sh.with(map[section][]member{at.section: {packMember(at.key, joinMap(nil, setMember(fields, attestations, appendDigest(nil, sha))))}})
 			return nil
 		})
 		return todo, nil, err

@@ -2,9 +2,7 @@ package channel
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
-	"strings"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
 )
@@ -17,7 +15,7 @@ func (c *Channel) AdvertisedSidecar(ctx context.Context, subdir, filename, sha25
 	if err := checkPlace(subdir, filename); err != nil {
 		return nil, err
 	}
-	if b, err := hex.DecodeString(sha256); err != nil || len(b) != 32 || strings.ToLower(sha256) != sha256 {
+	if !isDigest(sha256) {
 		return nil, &Invalid{Subdir: subdir, Filename: filename, Err: fmt.Errorf("attestations_sha256 %.80q is not 64 lower-case hex digits", sha256)}
 	}
 	key := sigsOf(subdir, filename, sha256)

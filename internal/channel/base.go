@@ -18,7 +18,8 @@ type base struct {
 	index *shardIndex
 }
 
-// loadBase gives the subdir's base; nil if there is none that can be read: it saves work, and is nobody's only truth.
+// loadBase gives the subdir's base; without an index if there is none that can be read: it saves work, and is nobody's only
+// truth.
 func (c *Channel) loadBase(ctx context.Context, subdir string) (*base, error) {
 	index, etag, err := c.loadMerged(ctx, subdir, baseName)
 	if err != nil {

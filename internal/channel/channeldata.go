@@ -212,15 +212,8 @@ func (d *channelData) collect(ctx context.Context, patches *spill) error {
 		if s.seen != nil {
 			was = s.seen.shards
 		}
-		for name, h := range s.index.shards {
-			if old, ok := was[name]; !ok || old != h {
-				changed[name] = true
-			}
-		}
-		for name := range was {
-			if _, ok := s.index.shards[name]; !ok {
-				changed[name] = true
-			}
+		for _, name := range s.index.differing(was) {
+			changed[name] = true
 		}
 	}
 	for chunk := range slices.Chunk(slices.Sorted(maps.Keys(changed)), 256) {

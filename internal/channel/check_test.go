@@ -429,10 +429,10 @@ func TestAHotfixOfAShard(t *testing.T) {
 		if err != nil {
 			return nil, nil, err
 		}
-		raw, in, _ := sh.record(p.filename)
+		raw, at, _ := sh.record(p.filename)
 		fields, err := splitMap(raw)
 		fields = setMember(fields, "license", appendString(nil, "hotfixed"))
-		return map[string]*shard{"a": sh.with(map[section][]member{in: {packMember(p.filename, joinMap(nil, fields))}})}, nil, err
+		return map[string]*shard{"a": sh.with(map[section][]member{at.section: {packMember(at.key, joinMap(nil, fields))}})}, nil, err
 	}); err != nil {
 		t.Fatal(err)
 	}

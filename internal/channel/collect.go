@@ -18,18 +18,7 @@ func (m *monolith) collect(ctx context.Context, records, runExports *delta) erro
 	if !m.full {
 		was = m.base.index.shards
 	}
-	var names []string
-	for name, h := range m.index.shards {
-		if old, ok := was[name]; !ok || old != h {
-			names = append(names, name)
-		}
-	}
-	for name := range was {
-		if _, ok := m.index.shards[name]; !ok {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
+	names := m.index.differing(was)
 	m.broken = map[string]bool{}
 	defer func() { m.index = m.index.withoutNews(m.broken, was) }()
 	var mu sync.Mutex
@@ -89,7 +78,11 @@ func (m *monolith) compare(old, now *shard, records, runExports *delta) error {
 		gone[f] = true
 	}
 	for p, raw := range now.files() {
-		before, known := lookupIn(old, p)
+		var before []byte
+		known := false
+		if old != nil {
+			before, known = old.at(p)
+		}
 		if known && bytes.Equal(before, raw) {
 			continue
 		}
@@ -100,7 +93,7 @@ func (m *monolith) compare(old, now *shard, records, runExports *delta) error {
 	}
 	if old != nil {
 		for p := range old.files() {
-			if _, still := lookupIn(now, p); !still {
+			if _, still := now.at(p); !still {
 				gone[p.filename()] = true
 			}
 		}
@@ -119,18 +112,6 @@ func (m *monolith) compare(old, now *shard, records, runExports *delta) error {
 		}
 	}
 	return nil
-}
-
-func lookupIn(s *shard, p placed) ([]byte, bool) {
-	if s == nil {
-		return nil, false
-	}
-	list := s.records[p.section]
-	i, ok := seek(list, p.key)
-	if !ok {
-		return nil, false
-	}
-	return list[i].raw, true
 }
 
 // addRecord puts a shard's record into the deltas. before is what the shard said before, nil if that is not known.

@@ -127,7 +127,7 @@ func (f *found) apply(s *shard) (next *shard, changed bool, err error) {
 		if _, _, have := s.record(r.filename()); have {
 			continue
 		}
-		if _, have := lookupIn(s, r.placed); have {
+		if _, have := s.at(r.placed); have {
 			continue
 		}
 		raw, err := packJSON(r.raw)

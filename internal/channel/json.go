@@ -69,33 +69,43 @@ func overlay(base, changes []member) []member {
 
 var errNotObject = errors.New("it is not a JSON object")
 
-// splitObject gives the members of a JSON object in their order. b MUST be valid JSON (json.Valid), so that brackets and
-// strings are all there is to look at.
-func splitObject(b []byte) ([]member, error) {
+// splitObject gives the members of a JSON object in their order. b MUST be valid JSON (json.Valid).
+func splitObject(b []byte) (ms []member, err error) {
+	err = scanObject(b, func(at, key, value, end int) error {
+		m := member{at: at, rawKey: b[at:key:key], value: value, raw: b[value:end:end]}
+		if raw := m.rawKey[1 : len(m.rawKey)-1]; bytes.IndexByte(raw, '\\') < 0 {
+			m.key = string(raw)
+		} else if err := json.Unmarshal(m.rawKey, &m.key); err != nil {
+			return err
+		}
+		ms = append(ms, m)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ms, nil
+}
+
+// scanObject calls f for each member of a JSON object: its key is b[at:key], with the quotes, and its value b[value:end]. b
+// MUST be valid JSON (json.Valid), so that brackets and strings are all there is to look at.
+func scanObject(b []byte, f func(at, key, value, end int) error) error {
 	i := skipSpace(b, 0)
 	if i == len(b) || b[i] != '{' {
-		return nil, errNotObject
+		return errNotObject
 	}
-	var ms []member
 	for i = skipSpace(b, i+1); b[i] != '}'; i = skipSpace(b, i) {
 		if b[i] == ',' {
 			i = skipSpace(b, i+1)
 		}
-		m := member{at: i}
-		i = valueEnd(b, i)
-		m.rawKey = b[m.at:i:i]
-		if raw := m.rawKey[1 : len(m.rawKey)-1]; bytes.IndexByte(raw, '\\') < 0 {
-			m.key = string(raw)
-		} else if err := json.Unmarshal(m.rawKey, &m.key); err != nil {
-			return nil, err
+		at, key := i, valueEnd(b, i)
+		value := skipSpace(b, skipSpace(b, key)+1) // behind the colon
+		i = valueEnd(b, value)
+		if err := f(at, key, value, i); err != nil {
+			return err
 		}
-		i = skipSpace(b, skipSpace(b, i)+1) // the colon
-		m.value = i
-		i = valueEnd(b, i)
-		m.raw = b[m.value:i:i]
-		ms = append(ms, m)
 	}
-	return ms, nil
+	return nil
 }
 
 func skipSpace(b []byte, i int) int {

@@ -21,8 +21,12 @@ type line struct {
 // there.
 func newLine(file string, raw []byte) (line, error) {
 	l := line{Record: match.Record{Key: file}}
-	err := eachMember(raw, func(key, value []byte) {
-		switch string(key) {
+	err := scanObject(raw, func(at, key, from, to int) error {
+		name, value := raw[at+1:key-1], raw[from:to]
+		if bytes.IndexByte(name, '\\') >= 0 {
+			name = []byte(unquote(raw[at:key]))
+		}
+		switch string(name) {
 		case "name":
 			l.Name = unquote(value)
 		case "version":
@@ -38,6 +42,7 @@ func newLine(file string, raw []byte) (line, error) {
 		case "depends":
 			l.Depends = stringsOf(value)
 		}
+		return nil
 	})
 	if l.Name == "" && err == nil {
 		l.Name, _ = packageName(file)
@@ -101,29 +106,6 @@ func (l *line) read(s string) error {
 	}
 	if !ok {
 		return errOwnFile
-	}
-	return nil
-}
-
-// eachMember is splitObject without a list: key is what is between the quotes.
-func eachMember(b []byte, f func(key, value []byte)) error {
-	i := skipSpace(b, 0)
-	if i == len(b) || b[i] != '{' {
-		return errNotObject
-	}
-	for i = skipSpace(b, i+1); b[i] != '}'; i = skipSpace(b, i) {
-		if b[i] == ',' {
-			i = skipSpace(b, i+1)
-		}
-		end := valueEnd(b, i)
-		key := b[i+1 : end-1]
-		if bytes.IndexByte(key, '\\') >= 0 {
-			key = []byte(unquote(b[i:end]))
-		}
-		i = skipSpace(b, skipSpace(b, end)+1) // the colon
-		end = valueEnd(b, i)
-		f(key, b[i:end])
-		i = end
 	}
 	return nil
 }

@@ -107,14 +107,23 @@ func (s *shard) encode() []byte {
 }
 
 // record gives a file's record and where it is.
-func (s *shard) record(filename string) ([]byte, section, bool) {
+func (s *shard) record(filename string) (raw []byte, at placed, ok bool) {
 	for _, p := range placesOf(filename) {
-		list := s.records[p.section]
-		if i, ok := seek(list, p.key); ok {
-			return list[i].raw, p.section, true
+		if raw, ok := s.at(p); ok {
+			return raw, p, true
 		}
 	}
-	return nil, "", false
+	return nil, placed{}, false
+}
+
+// at gives the record at a place.
+func (s *shard) at(p placed) (raw []byte, ok bool) {
+	list := s.records[p.section]
+	i, ok := seek(list, p.key)
+	if !ok {
+		return nil, false
+	}
+	return list[i].raw, true
 }
 
 // removed gives the files that the shard lists as removed.
@@ -331,4 +340,21 @@ func (x *shardIndex) with(subdir string, shards map[string]hash, now time.Time) 
 		packMember("shards", joinMap(nil, n.names)),
 	})
 	return &n, joinMap(nil, top)
+}
+
+// differing gives the names whose shards are other ones than they were, or are there only now or only then, sorted.
+func (x *shardIndex) differing(was map[string]hash) []string {
+	var names []string
+	for name, h := range x.shards {
+		if old, ok := was[name]; !ok || old != h {
+			names = append(names, name)
+		}
+	}
+	for name := range was {
+		if _, ok := x.shards[name]; !ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }

@@ -82,7 +82,7 @@ func (c *Channel) foundNoarch(ctx context.Context, subdir string) error {
 			return err
 		}
 		if !found {
-			err := c.update(ctx, c.subdir(noarch), nil)
+			_, err := c.changeIndex(ctx, c.subdir(noarch), nothing)
 			if err == nil { // whatever Options.Small says: nobody else would call it for noarch
 				_, err = c.Monolith(ctx, noarch)
 			}
@@ -185,6 +185,9 @@ func (c *Channel) changeIndex(ctx context.Context, s *subdir, propose func(ctx c
 	}
 }
 
+// nothing proposes nothing: it is for a subdir that is only to have an index.
+func nothing(context.Context, *shardIndex) (map[string]*shard, func(), error) { return nil, nil, nil }
+
 // readSidecars reads the current sidecar of every package that is to be indexed.
 func (c *Channel) readSidecars(ctx context.Context, subdir string, changes []*change) error {
 	return c.each(ctx, len(changes), func(ctx context.Context, i int) error {
@@ -273,18 +276,13 @@ func (c *Channel) mergeShards(ctx context.Context, subdir string, x *shardIndex,
 
 // merge gives the record that the package is to have and its place; nil if it has it, or if it cannot be (err is set then).
 func (ch *change) merge(subdir string, s *shard, removed []string, now int64) (raw []byte, at placed) {
-	have, in, ok := s.record(ch.Filename)
+	have, at, ok := s.record(ch.Filename)
 	if !ok {
 		if slices.Contains(removed, ch.Filename) {
 			ch.err = &Removed{Subdir: subdir, Filename: ch.Filename}
 			return nil, placed{}
 		}
 		return ch.fresh(subdir, now), place(ch.Filename, ch.fields)
-	}
-	for _, p := range placesOf(ch.Filename) {
-		if p.section == in {
-			at = p
-		}
 	}
 	fields, err := splitMap(have)
 	if err != nil {
