@@ -2,18 +2,12 @@ package channel
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
-	"os"
 	"strings"
 
 	"github.com/hallmark-attest/hallmark/internal/store"
-	"github.com/klauspost/compress/zstd"
 )
 
 // documents are what Monolith writes, in that order.
@@ -206,40 +200,6 @@ func (m *monolith) etags() map[string]string {
 	return etags
 }
 
-// draft is a document that is being made.
-type draft struct {
-	file *os.File
-	size int64
-	sum  interface {
-		io.Writer
-		Sum(b []byte) []byte
-	}
-}
-
-func newDraft(dir string) (*draft, error) {
-	f, err := os.CreateTemp(dir, "document-")
-	if err != nil {
-		return nil, err
-	}
-	return &draft{file: f, sum: sha256.New()}, nil
-}
-
-func (d *draft) Write(p []byte) (int, error) {
-	n, err := d.file.Write(p)
-	d.size += int64(n)
-	d.sum.Write(p[:n])
-	return n, err
-}
-
-func (d *draft) sha256() string { return hex.EncodeToString(d.sum.Sum(nil)) }
-
-func (d *draft) remove() {
-	if d != nil {
-		_ = d.file.Close()
-		_ = os.Remove(d.file.Name())
-	}
-}
-
 // repodata makes repodata.json and its .zst. found is what the document has and the shards do not, where that may be.
 func (m *monolith) repodata(ctx context.Context, d *delta) (doc, zst *draft, found *findings, err error) {
 	if doc, err = newDraft(m.dir); err != nil {
@@ -282,11 +242,6 @@ func (m *monolith) repodata(ctx context.Context, d *delta) (doc, zst *draft, fou
 		return nil, nil, nil, err
 	}
 	return doc, zst, found, e.Close()
-}
-
-// newZst compresses a document as it is written. What comes out depends on what goes in alone.
-func newZst(out io.Writer) (*zstd.Encoder, error) {
-	return zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(4<<20))
 }
 
 // runExports makes run_exports.json (CEP 12).
@@ -333,44 +288,6 @@ func (m *monolith) merge(ctx context.Context, g *merging, name, empty string, ou
 }
 
 var errMoved = errors.New("somebody else wrote it meanwhile")
-
-// sorted gives a document's pieces with each section's records in order.
-func sorted(dir string, in iter.Seq2[piece, error]) iter.Seq2[piece, error] {
-	return func(yield func(piece, error) bool) {
-		var records *spill
-		defer func() {
-			if records != nil {
-				records.close()
-			}
-		}()
-		for p, err := range in {
-			if err == nil && p.kind == record {
-				if err = records.add(p.key, p.raw); err == nil {
-					continue
-				}
-			}
-			if err != nil {
-				yield(p, err)
-				return
-			}
-			switch p.kind {
-			case opened:
-				records = newSpill(dir, room)
-			case closed:
-				for e, err := range records.all() {
-					if !yield(piece{kind: record, section: p.section, member: jsonMember(e.key, e.value)}, err) || err != nil {
-						return
-					}
-				}
-				records.close()
-				records = nil
-			}
-			if !yield(p, nil) {
-				return
-			}
-		}
-	}
-}
 
 // emptyRepodata is what a subdir begins with (CEP 36). Where the shards' base_url says that packages are elsewhere, so does
 // it (CEP 15).
@@ -438,51 +355,4 @@ func (m *monolith) putMade(ctx context.Context, name string, d *draft, o store.P
 			return etag, won, err
 		}
 	}
-}
-
-// reading marks the errors of a store's reader, which are not the document's.
-type reading struct {
-	r   io.Reader
-	key string
-}
-
-type readError struct{ err error }
-
-func (e *readError) Error() string { return e.err.Error() }
-func (e *readError) Unwrap() error { return e.err }
-
-func (r *reading) Read(p []byte) (int, error) {
-	n, err := r.r.Read(p)
-	if err != nil && err != io.EOF {
-		err = &readError{fmt.Errorf("reading %s: %w", r.key, err)}
-	}
-	return n, err
-}
-
-func isReading(err error) bool { _, ok := errors.AsType[*readError](err); return ok }
-
-// announceV3 has info name the revision v3 (CEP 48). Counts that others put there are dropped: they would be wrong now.
-func announceV3(raw []byte) ([]byte, error) {
-	info, err := splitObject(raw)
-	if err != nil {
-		return nil, err
-	}
-	revisions, _ := lookup(info, "repodata_revisions")
-	all := map[string]map[string]json.RawMessage{}
-	if revisions.raw != nil {
-		if err := json.Unmarshal(revisions.raw, &all); err != nil {
-			return nil, fmt.Errorf("repodata_revisions: %w", err)
-		}
-	}
-	if all[v3] == nil {
-		all[v3] = map[string]json.RawMessage{}
-	}
-	for _, count := range []string{"n_packages", "newest", "oldest"} {
-		delete(all[v3], count)
-	}
-	value, err := encodeJSON(all)
-	if err != nil {
-		return nil, err
-	}
-	return setJSON(raw, info, "repodata_revisions", value), nil
 }

@@ -1,6 +1,10 @@
 package channel
 
-import "strings"
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
 
 // section is a group of records of a document: "packages" and "packages.conda" (CEP 36), or one of those below "v3"
 // (CEP 48), written "v3/conda", "v3/tar.bz2" and so on.
@@ -76,4 +80,30 @@ func needsV3(fields map[string]any) bool {
 		}
 	}
 	return false
+}
+
+// announceV3 has info name the revision v3 (CEP 48). Counts that others put there are dropped: they would be wrong now.
+func announceV3(raw []byte) ([]byte, error) {
+	info, err := splitObject(raw)
+	if err != nil {
+		return nil, err
+	}
+	revisions, _ := lookup(info, "repodata_revisions")
+	all := map[string]map[string]json.RawMessage{}
+	if revisions.raw != nil {
+		if err := json.Unmarshal(revisions.raw, &all); err != nil {
+			return nil, fmt.Errorf("repodata_revisions: %w", err)
+		}
+	}
+	if all[v3] == nil {
+		all[v3] = map[string]json.RawMessage{}
+	}
+	for _, count := range []string{"n_packages", "newest", "oldest"} {
+		delete(all[v3], count)
+	}
+	value, err := encodeJSON(all)
+	if err != nil {
+		return nil, err
+	}
+	return setJSON(raw, info, "repodata_revisions", value), nil
 }

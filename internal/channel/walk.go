@@ -212,3 +212,62 @@ func (b *bounded) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// sorted gives a document's pieces with each section's records in order.
+func sorted(dir string, in iter.Seq2[piece, error]) iter.Seq2[piece, error] {
+	return func(yield func(piece, error) bool) {
+		var records *spill
+		defer func() {
+			if records != nil {
+				records.close()
+			}
+		}()
+		for p, err := range in {
+			if err == nil && p.kind == record {
+				if err = records.add(p.key, p.raw); err == nil {
+					continue
+				}
+			}
+			if err != nil {
+				yield(p, err)
+				return
+			}
+			switch p.kind {
+			case opened:
+				records = newSpill(dir, room)
+			case closed:
+				for e, err := range records.all() {
+					if !yield(piece{kind: record, section: p.section, member: jsonMember(e.key, e.value)}, err) || err != nil {
+						return
+					}
+				}
+				records.close()
+				records = nil
+			}
+			if !yield(p, nil) {
+				return
+			}
+		}
+	}
+}
+
+// reading marks the errors of a store's reader, which are not the document's.
+type reading struct {
+	r   io.Reader
+	key string
+}
+
+type readError struct{ err error }
+
+func (e *readError) Error() string { return e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }
+
+func (r *reading) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = &readError{fmt.Errorf("reading %s: %w", r.key, err)}
+	}
+	return n, err
+}
+
+func isReading(err error) bool { _, ok := errors.AsType[*readError](err); return ok }
