@@ -171,14 +171,17 @@ func (m *monolith) run(ctx context.Context) (done bool, err error) {
 
 // look finds which documents are there.
 func (m *monolith) look(ctx context.Context) error {
+	infos, found := make([]store.Info, len(documents)), make([]bool, len(documents))
+	if err := m.c.each(ctx, len(documents), func(ctx context.Context, i int) (err error) {
+		infos[i], found[i], err = m.c.head(ctx, m.key(documents[i]))
+		return err
+	}); err != nil {
+		return err
+	}
 	m.docs = map[string]store.Info{}
-	for _, name := range documents {
-		info, found, err := m.c.head(ctx, m.key(name))
-		if err != nil {
-			return err
-		}
-		if found {
-			m.docs[name] = info
+	for i, name := range documents {
+		if found[i] {
+			m.docs[name] = infos[i]
 		}
 	}
 	m.want = len(documents)
