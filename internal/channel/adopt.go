@@ -40,7 +40,7 @@ func (c *Channel) shardRepodata(ctx context.Context, s *subdir) (*shardIndex, er
 			err = x.readInfo(p.raw)
 		}
 		if err != nil {
-			if isReading(err) || ctx.Err() != nil {
+			if isReading(err) || isDisk(err) || ctx.Err() != nil {
 				return nil, err
 			}
 			return nil, &Malformed{Key: key, Err: err}

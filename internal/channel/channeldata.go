@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 
@@ -73,14 +72,14 @@ func (c *Channel) channelData(ctx context.Context, subdirs []string, read *about
 	if err := d.load(ctx); err != nil {
 		return false, false, err
 	}
-	defer d.old.Close()
+	defer d.old.remove()
 	if err := d.look(ctx, subdirs); err != nil {
 		return false, false, err
 	}
 	if d.etag == "" && len(d.subdirs) == 0 {
 		return true, false, nil
 	}
-	patches := newSpill(d.dir, room)
+	patches := newDelta(d.dir)
 	defer patches.close()
 	if err := d.collect(ctx, patches); err != nil {
 		return false, false, err
@@ -111,9 +110,10 @@ type channelData struct {
 	dir  string
 	read *abouts
 
-	etag    string // of the document; "" if there is none
-	old     *os.File
+	etag    string   // of the document; "" if there is none
+	old     *draft   // the document, on the disk
 	sort    bool     // its entries are in no order
+	lacks   bool     // it has not all that it has to have
 	listed  []string // its subdirs
 	subdirs []*seenSubdir
 
@@ -133,12 +133,12 @@ type seenSubdir struct {
 
 // load copies the document onto the disk and reads what has to be known of it in advance.
 func (d *channelData) load(ctx context.Context) (err error) {
-	if d.old, err = os.CreateTemp(d.dir, "channeldata-"); err != nil {
+	if d.old, err = newDraft(d.dir); err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			_ = d.old.Close()
+			d.old.remove()
 		}
 	}()
 	r, info, err := d.c.store.Get(ctx, channelDataKey)
@@ -151,9 +151,16 @@ func (d *channelData) load(ctx context.Context) (err error) {
 	defer r.Close()
 	d.etag = info.ETag
 	last := ""
+	has := map[string]bool{}
 	w := bufio.NewWriterSize(d.old, 256<<10)
 	for p, err := range walk(io.TeeReader(&reading{r: r, key: channelDataKey}, w)) {
 		if err == nil {
+			switch p.kind {
+			case other:
+				has[p.key] = true
+			case opened:
+				has[string(p.section)] = true
+			}
 			switch {
 			case p.kind == record:
 				d.sort = d.sort || p.key < last
@@ -166,13 +173,14 @@ func (d *channelData) load(ctx context.Context) (err error) {
 				err = json.Unmarshal(p.raw, &d.listed)
 			}
 		}
-		if isReading(err) || err != nil && ctx.Err() != nil {
+		if isReading(err) || isDisk(err) || err != nil && ctx.Err() != nil {
 			return err
 		}
 		if err != nil {
 			return &Malformed{Key: channelDataKey, Err: err}
 		}
 	}
+	d.lacks = !has["channeldata_version"] || !has["subdirs"] || !has[string(inPackages)]
 	return w.Flush()
 }
 
@@ -205,7 +213,7 @@ func (d *channelData) look(ctx context.Context, asked []string) error {
 }
 
 // collect makes the patches of the names whose shards have changed.
-func (d *channelData) collect(ctx context.Context, patches *spill) error {
+func (d *channelData) collect(ctx context.Context, patches *delta) error {
 	changed := map[string]bool{}
 	for _, s := range d.subdirs {
 		was := map[string]hash{}
@@ -230,7 +238,7 @@ func (d *channelData) collect(ctx context.Context, patches *spill) error {
 		}
 		for i, b := range made {
 			if b != nil {
-				if err := patches.add(chunk[i], b); err != nil {
+				if err := patches.add(placed{inPackages, chunk[i]}, toInsert, b); err != nil {
 					return err
 				}
 			}

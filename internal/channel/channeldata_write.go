@@ -1,74 +1,67 @@
 package channel
 
 import (
-	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"slices"
+	"strings"
 )
 
-// merge writes the document with the patches in it, one entry a line. changed is false if it is what it was.
-func (d *channelData) merge(patches *spill, out io.Writer) (changed bool, err error) {
-	if _, err := d.old.Seek(0, io.SeekStart); err != nil {
-		return false, err
+// emptyChannelData is what a channel begins with (CEP 38).
+const emptyChannelData = `{"channeldata_version":1,"packages":{},"subdirs":[]}`
+
+// merge writes the document with the patches in it, one entry a line: the entries are records of the section "packages". changed is false if
+// it is what it was.
+func (d *channelData) merge(patches *delta, out io.Writer) (changed bool, err error) {
+	var in io.Reader = strings.NewReader(emptyChannelData)
+	if d.etag != "" {
+		if _, err := d.old.file.Seek(0, io.SeekStart); err != nil {
+			return false, err
+		}
+		in = d.old.file
 	}
-	pieces := walk(d.old)
+	pieces := walk(in)
 	if d.sort {
 		pieces = sorted(d.dir, pieces)
 	}
-	next, stop := iter.Pull2(patches.all())
-	defer stop()
-	w := &entryWriter{out: bufio.NewWriterSize(out, 256<<10), rest: &feed{next: next}, indexed: d.indexed()}
-	if err := w.advance(); err != nil {
-		return false, err
-	}
-	subdirs := d.allSubdirs()
-	seen := map[string]bool{}
-	for p, err := range pieces {
-		if err != nil {
-			return false, &Malformed{Key: channelDataKey, Err: err}
+	indexed, subdirs := d.indexed(), d.allSubdirs()
+	apply := func(old, value []byte) ([]byte, error) {
+		var p patch
+		if json.Unmarshal(value, &p) != nil {
+			return nil, errOwnFile
 		}
-		switch p.kind {
-		case other:
-			seen[p.key] = true
-			raw := p.raw
-			if p.key == "subdirs" && !slices.Equal(d.listed, subdirs) {
-				raw, _ = encodeJSON(subdirs) // strings always encode
-				w.changed = true
+		raw, new, err := p.apply(old, indexed)
+		changed = changed || new
+		return raw, err
+	}
+	g := &merging{
+		delta:    patches,
+		sections: []section{inPackages},
+		missing:  []member{jsonMember("channeldata_version", []byte("1")), jsonMember("subdirs", []byte("[]"))},
+		amend: func(key string, raw []byte) ([]byte, error) {
+			if key != "subdirs" || slices.Equal(d.listed, subdirs) {
+				return raw, nil
 			}
-			w.member(p.key, raw)
-		case opened:
-			seen[string(inPackages)] = true
-			w.open()
-		case record:
-			err = w.entry(p.member)
-		case closed:
-			err = w.close()
-		}
-		if err != nil {
-			return false, err
-		}
+			changed = true
+			return encodeJSON(subdirs)
+		},
+		settle: func(_ section, old member, _ byte, value []byte) ([]byte, error) {
+			raw, err := apply(old.raw, value)
+			if err != nil && !errors.Is(err, errOwnFile) {
+				err = fmt.Errorf("the entry of %.80q: %w", old.key, err)
+			}
+			return raw, err
+		},
+		fresh: func(value []byte) ([]byte, error) { return apply(nil, value) },
 	}
-	if !seen["channeldata_version"] {
-		w.changed = true
-		w.member("channeldata_version", []byte("1"))
+	if err := g.merge(pieces, out); errors.Is(err, errOwnFile) || isDisk(err) {
+		return false, err
+	} else if err != nil {
+		return false, &Malformed{Key: channelDataKey, Err: err}
 	}
-	if !seen[string(inPackages)] {
-		w.changed = true
-		w.open()
-		if err := w.close(); err != nil {
-			return false, err
-		}
-	}
-	if !seen["subdirs"] {
-		w.changed = true
-		raw, _ := encodeJSON(subdirs)
-		w.member("subdirs", raw)
-	}
-	w.out.WriteString("}\n")
-	return w.changed, w.out.Flush()
+	return changed || d.lacks, nil
 }
 
 // indexed are the subdirs whose shards say all that there is to say of them.
@@ -97,103 +90,4 @@ func (d *channelData) allSubdirs() []string {
 		all = []string{}
 	}
 	return all
-}
-
-// entryWriter writes a channeldata.json.
-type entryWriter struct {
-	out     *bufio.Writer
-	rest    *feed // of patches
-	indexed map[string]bool
-	changed bool
-	members int
-	first   bool // no entry has been written
-	last    string
-	any     bool
-}
-
-func (w *entryWriter) advance() (err error) {
-	w.rest.head, err, w.rest.ok = w.rest.next()
-	return err
-}
-
-func (w *entryWriter) name(key string) {
-	sep := "{"
-	if w.members > 0 {
-		sep = ",\n"
-	}
-	w.members++
-	w.out.WriteString(sep)
-	w.out.Write(quote(key))
-	w.out.WriteByte(':')
-}
-
-func (w *entryWriter) member(key string, raw []byte) {
-	w.name(key)
-	w.out.Write(raw)
-}
-
-func (w *entryWriter) open() {
-	w.name(string(inPackages))
-	w.out.WriteByte('{')
-	w.first = true
-}
-
-// entry writes an entry of the document, and the new ones that come before it.
-func (w *entryWriter) entry(old member) error {
-	if w.any && w.last == old.key {
-		return &Malformed{Key: channelDataKey, Err: fmt.Errorf("the name %.80q is there twice", old.key)}
-	}
-	w.any, w.last = true, old.key
-	for w.rest.ok && w.rest.head.key < old.key {
-		if err := w.patched(nil); err != nil {
-			return err
-		}
-	}
-	if w.rest.ok && w.rest.head.key == old.key {
-		return w.patched(old.raw)
-	}
-	w.line(old.key, old.raw)
-	return nil
-}
-
-// patched writes what the next patch makes of an entry; nil for none.
-func (w *entryWriter) patched(old []byte) error {
-	name := w.rest.head.key
-	var p patch
-	if err := json.Unmarshal(w.rest.head.value, &p); err != nil {
-		return errOwnFile
-	}
-	raw, changed, err := p.apply(old, w.indexed)
-	if err != nil {
-		return &Malformed{Key: channelDataKey, Err: fmt.Errorf("the entry of %.80q: %w", name, err)}
-	}
-	w.changed = w.changed || changed
-	if raw != nil {
-		w.line(name, raw)
-	}
-	return w.advance()
-}
-
-func (w *entryWriter) line(name string, raw []byte) {
-	if !w.first {
-		w.out.WriteByte(',')
-	}
-	w.first = false
-	w.out.WriteByte('\n')
-	w.out.Write(quote(name))
-	w.out.WriteByte(':')
-	w.out.Write(raw)
-}
-
-func (w *entryWriter) close() error {
-	for w.rest.ok {
-		if err := w.patched(nil); err != nil {
-			return err
-		}
-	}
-	if !w.first {
-		w.out.WriteByte('\n')
-	}
-	w.out.WriteByte('}')
-	return nil
 }

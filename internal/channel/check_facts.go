@@ -36,7 +36,7 @@ func (k *checking) shards(ctx context.Context, x *shardIndex) error {
 			if errs[i] == nil {
 				err = k.shard(s)
 			}
-			if errors.Is(err, errStopped) || isSpill(err) {
+			if errors.Is(err, errStopped) || isDisk(err) {
 				return err
 			}
 			if err != nil {
@@ -61,11 +61,11 @@ func (k *checking) shard(s *shard) error {
 		}
 		k.counts.Records++
 		if err := k.fact(p.filename(), factShard, b); err != nil {
-			return spillError{err}
+			return err
 		}
 		if exports != nil {
 			if err := k.fact(p.filename(), factExports, exports); err != nil {
-				return spillError{err}
+				return err
 			}
 		}
 	}
@@ -75,17 +75,11 @@ func (k *checking) shard(s *shard) error {
 	}
 	for _, f := range removed {
 		if err := k.fact(f, factGone, nil); err != nil {
-			return spillError{err}
+			return err
 		}
 	}
 	return nil
 }
-
-// spillError is a failure of this machine's disk, which is no disagreement.
-type spillError struct{ error }
-
-func (e spillError) Unwrap() error { return e.error }
-func isSpill(err error) bool       { _, ok := errors.AsType[spillError](err); return ok }
 
 // documents takes down what the documents say, and compares them with their .zst.
 func (k *checking) documents(ctx context.Context) error {

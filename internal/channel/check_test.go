@@ -558,3 +558,32 @@ func TestSpill(t *testing.T) {
 		s.close()
 	}
 }
+
+// TestAFullDisk is this machine's trouble, and no malformed document.
+func TestAFullDisk(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	c := New(m, Options{Now: clock()})
+	update(t, c, "s", newPack("a", "1", ".conda").upload(t, c, "s", 0))
+	d, err := newDraft(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.remove() // no byte can be written to it any more
+	x := &monolith{c: c, s: c.subdir("s"), dir: t.TempDir()}
+	if err := x.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err = x.merge(t.Context(), &merging{delta: newDelta(x.dir), settle: settleRecord}, repodataName, "", d)
+	if !isDisk(err) || isA[*Malformed](err) {
+		t.Errorf("a merge: %T %v", err, err)
+	}
+	c = New(m, Options{Now: clock(), Scratch: "/nonexistent"})
+	if _, err := c.ChannelData(t.Context(), []string{"s"}); !isDisk(err) {
+		t.Errorf("channeldata.json: %T %v", err, err)
+	}
+	s := newSpill("/nonexistent", 1)
+	if err := s.add("a", nil); !isDisk(err) {
+		t.Errorf("sorting: %v", err)
+	}
+}

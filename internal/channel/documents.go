@@ -3,6 +3,7 @@ package channel
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -161,9 +162,19 @@ type scratch struct{ dir string }
 func (c *Channel) scratch() (scratch, error) {
 	dir, err := os.MkdirTemp(c.options.Scratch, "hallmark-channel-")
 	if err != nil {
-		return scratch{}, fmt.Errorf("putting documents together: %w", err)
+		return scratch{}, onDisk("putting documents together", err)
 	}
 	return scratch{dir}, nil
 }
 
 func (s scratch) remove() { _ = os.RemoveAll(s.dir) }
+
+// diskError is a failure of this machine's disk, on which documents are put together: it says nothing of the channel's.
+type diskError struct{ err error }
+
+func onDisk(doing string, err error) error { return &diskError{fmt.Errorf("%s: %w", doing, err)} }
+
+func (e *diskError) Error() string { return e.err.Error() }
+func (e *diskError) Unwrap() error { return e.err }
+
+func isDisk(err error) bool { _, ok := errors.AsType[*diskError](err); return ok }

@@ -22,7 +22,7 @@ type draft struct {
 func newDraft(dir string) (*draft, error) {
 	f, err := os.CreateTemp(dir, "document-")
 	if err != nil {
-		return nil, err
+		return nil, onDisk("putting a document together", err)
 	}
 	return &draft{file: f, sum: sha256.New()}, nil
 }
@@ -31,6 +31,9 @@ func (d *draft) Write(p []byte) (int, error) {
 	n, err := d.file.Write(p)
 	d.size += int64(n)
 	d.sum.Write(p[:n])
+	if err != nil {
+		err = onDisk("putting a document together", err)
+	}
 	return n, err
 }
 

@@ -24,7 +24,7 @@ func FuzzRepodata(f *testing.F) {
 			d := newDelta(t.TempDir())
 			defer d.close()
 			var out bytes.Buffer
-			err := (&merging{delta: d, listRemoved: true, settle: settleRecord, info: announceV3}).merge(pieces, &out)
+			err := (&merging{delta: d, listRemoved: true, settle: settleRecord, amend: announceV3}).merge(pieces, &out)
 			return out.Bytes(), err
 		}
 		out, err := write(b, walk(bytes.NewReader(b)))

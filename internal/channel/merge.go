@@ -58,12 +58,18 @@ var errUnsorted = errors.New("its records are not sorted")
 // merging is a document on its way from what it was to what it is to be.
 type merging struct {
 	delta *delta
-	// info changes the member "info"; nil leaves it.
-	info func(raw []byte) ([]byte, error)
+	// sections are those that the document has in any case. Default: those of repodata.json.
+	sections []section
+	// amend changes a member that is no section; nil leaves them.
+	amend func(key string, raw []byte) ([]byte, error)
+	// missing are members that are put at the end of a document that lacks them.
+	missing []member
 	// listRemoved says that the document has the list "removed".
 	listRemoved bool
 	// settle gives the record that is to stand there, given the one that does and a change to it; nil for none.
 	settle func(in section, old member, what byte, record []byte) ([]byte, error)
+	// fresh gives the record that is to stand where there is none, given the delta's; nil for that itself.
+	fresh func(record []byte) ([]byte, error)
 	// unchanged sees each record that stays because nothing is said about it; nil for nobody.
 	unchanged func(in section, old member) error
 	// listed sees the files that the document listed as removed; nil for nobody.
@@ -75,7 +81,6 @@ type merging struct {
 	out    *bufio.Writer
 	sep    byte
 	seen   map[string]bool
-	inV3   bool
 	source *feed  // of the section that is open
 	any    bool   // a record of it has been read
 	last   string // its key
@@ -122,10 +127,10 @@ func (m *merging) step(p piece) error {
 		raw := p.raw
 		var err error
 		switch {
-		case p.key == "info" && m.info != nil:
-			raw, err = m.info(raw)
 		case p.key == "removed" && m.listRemoved:
 			raw, err = m.extend(raw)
+		case m.amend != nil:
+			raw, err = m.amend(p.key, raw)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.key, err)
@@ -137,7 +142,7 @@ func (m *merging) step(p piece) error {
 		m.seen[v3] = true
 		m.top(v3)
 		m.out.WriteByte('{')
-		m.inV3, m.sep = true, 0
+		m.sep = 0
 		return nil
 	case closedV3:
 		for _, in := range slices.Sorted(maps.Keys(m.delta.adds)) {
@@ -148,7 +153,7 @@ func (m *merging) step(p piece) error {
 			}
 		}
 		m.out.WriteByte('}')
-		m.inV3, m.sep = false, ','
+		m.sep = ','
 		return nil
 	case opened:
 		return m.open(p.section)
@@ -234,7 +239,16 @@ func (m *merging) record(in section, old member) error {
 func (m *merging) insertBefore(in section, key string) error {
 	for m.source.ok && (key == "" || m.source.head.key < key) {
 		if v := m.source.head.value; v[0] != toRemove {
-			m.line(in, m.source.head.key, v[1:])
+			raw := v[1:]
+			if m.fresh != nil {
+				var err error
+				if raw, err = m.fresh(raw); err != nil {
+					return err
+				}
+			}
+			if raw != nil {
+				m.line(in, m.source.head.key, raw)
+			}
 		}
 		if err := m.advance(); err != nil {
 			return err
@@ -284,16 +298,26 @@ func (m *merging) whole(in section) error {
 
 // finish writes what the document did not have and is to have.
 func (m *merging) finish() error {
-	for _, in := range []section{inPackages, inConda} {
+	sections := m.sections
+	if sections == nil {
+		sections = []section{inPackages, inConda}
+	}
+	for _, in := range sections {
 		if !m.seen[string(in)] {
 			if err := m.whole(in); err != nil {
 				return err
 			}
 		}
 	}
-	if m.listRemoved && !m.seen["removed"] && len(m.delta.removed) > 0 {
-		if err := m.step(piece{kind: other, member: jsonMember("removed", []byte("[]"))}); err != nil {
-			return err
+	missing := m.missing
+	if m.listRemoved && len(m.delta.removed) > 0 {
+		missing = append(missing, jsonMember("removed", []byte("[]")))
+	}
+	for _, x := range missing {
+		if !m.seen[x.key] {
+			if err := m.step(piece{kind: other, member: x}); err != nil {
+				return err
+			}
 		}
 	}
 	for in := range m.delta.adds {

@@ -228,7 +228,7 @@ func (m *monolith) repodata(ctx context.Context, d *delta) (doc, zst *draft, fou
 	g := &merging{delta: d, listRemoved: true, settle: settleRecord}
 	for in := range d.adds {
 		if _, ok := in.v3(); ok {
-			g.info = announceV3
+			g.amend = announceV3
 		}
 	}
 	if m.full {
@@ -284,7 +284,7 @@ func (m *monolith) merge(ctx context.Context, g *merging, name, empty string, ou
 		pieces = sorted(m.dir, pieces)
 	}
 	err := g.merge(pieces, out)
-	if err == nil || errors.Is(err, errUnsorted) || isReading(err) || ctx.Err() != nil {
+	if err == nil || errors.Is(err, errUnsorted) || isReading(err) || isDisk(err) || ctx.Err() != nil {
 		return err
 	}
 	return &Malformed{Key: m.key(name), Err: err}

@@ -83,7 +83,10 @@ func needsV3(fields map[string]any) bool {
 }
 
 // announceV3 has info name the revision v3 (CEP 48). Counts that others put there are dropped: they would be wrong now.
-func announceV3(raw []byte) ([]byte, error) {
+func announceV3(key string, raw []byte) ([]byte, error) {
+	if key != "info" {
+		return raw, nil
+	}
 	info, err := splitObject(raw)
 	if err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"os"
@@ -55,7 +54,7 @@ func (s *spill) flush() error {
 	s.sort()
 	f, err := os.CreateTemp(s.dir, "run-")
 	if err != nil {
-		return fmt.Errorf("sorting records: %w", err)
+		return onDisk("sorting records", err)
 	}
 	s.runs = append(s.runs, f)
 	w := bufio.NewWriterSize(f, 256<<10)
@@ -67,7 +66,7 @@ func (s *spill) flush() error {
 		}
 	}
 	if err := w.Flush(); err != nil {
-		return fmt.Errorf("sorting records: %w", err)
+		return onDisk("sorting records", err)
 	}
 	clear(s.mem)
 	s.mem, s.used = s.mem[:0], 0
@@ -82,7 +81,7 @@ func (s *spill) all() iter.Seq2[spilled, error] {
 		var heads []*run
 		for i, f := range s.runs {
 			if _, err := f.Seek(0, io.SeekStart); err != nil {
-				yield(spilled{}, fmt.Errorf("sorting records: %w", err))
+				yield(spilled{}, onDisk("sorting records", err))
 				return
 			}
 			r := &run{number: i, r: bufio.NewReaderSize(f, 64<<10)}
@@ -148,7 +147,7 @@ func (r *run) next() (ok bool, err error) {
 		r.head.value, err = r.bytes()
 	}
 	if err != nil {
-		return false, fmt.Errorf("sorting records: %w", err)
+		return false, onDisk("sorting records", err)
 	}
 	return true, nil
 }
