@@ -382,6 +382,28 @@ func TestUnsortedRepodata(t *testing.T) {
 	}
 }
 
+// TestARecordWithoutAName: an empty key is a key like any other, and comes first.
+func TestARecordWithoutAName(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	c := New(m, Options{Now: clock()})
+	p := newPack("a", "1", ".conda")
+	m.set("s/repodata.json", fmt.Appendf(nil, `{"packages.conda":{"":{"name":"x"},%q:%s}}`, p.filename, p.record("s")))
+	update(t, c, "s", p.upload(t, c, "s", 0), newPack("b", "1", ".conda").upload(t, c, "s", 0))
+	var keys []string
+	for piece, err := range walk(bytes.NewReader(m.get(t, "s/repodata.json"))) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if piece.kind == record {
+			keys = append(keys, piece.key)
+		}
+	}
+	if d := cmp.Diff([]string{"", "a-1-h0_0.conda", "b-1-h0_0.conda"}, keys); d != "" {
+		t.Error(d)
+	}
+}
+
 // TestWhatOthersWriteIsTakenOver: somebody else rewrites repodata.json, and not the shards.
 func TestWhatOthersWriteIsTakenOver(t *testing.T) {
 	t.Parallel()

@@ -212,7 +212,7 @@ func (m *merging) record(in section, old member) error {
 		return errUnsorted
 	}
 	m.any, m.last = true, old.key
-	if err := m.insertBefore(in, old.key); err != nil {
+	if err := m.insert(in, func(key string) bool { return key < old.key }); err != nil {
 		return err
 	}
 	if m.source.ok && m.source.head.key == old.key {
@@ -235,9 +235,9 @@ func (m *merging) record(in section, old member) error {
 	return nil
 }
 
-// insertBefore writes the new records that come before a key; all that are left, for "".
-func (m *merging) insertBefore(in section, key string) error {
-	for m.source.ok && (key == "" || m.source.head.key < key) {
+// insert writes the new records that are next, as long as their keys are due.
+func (m *merging) insert(in section, due func(key string) bool) error {
+	for m.source.ok && due(m.source.head.key) {
 		if v := m.source.head.value; v[0] != toRemove {
 			raw := v[1:]
 			if m.fresh != nil {
@@ -276,7 +276,7 @@ func (m *merging) value(p piece) {
 }
 
 func (m *merging) close(in section) error {
-	if err := m.insertBefore(in, ""); err != nil {
+	if err := m.insert(in, func(string) bool { return true }); err != nil {
 		return err
 	}
 	m.source.stop()
