@@ -26,6 +26,8 @@ type Campaign struct {
 	Issuer   string `json:"issuer"`
 	// Cuts are the stages before which an item crosses to another worker as a message; empty means one segment.
 	Cuts []string `json:"cuts,omitempty"`
+	// Sources is what is asked of the packages' sources.
+	Sources SourcePolicy `json:"sources,omitzero"`
 	// Inputs is a digest over what was submitted, for finding an interrupted run of the same command.
 	Inputs string `json:"inputs,omitempty"`
 }
@@ -50,6 +52,9 @@ func (c *Campaign) Validate() error {
 	}
 	if c.ChannelURL == "" && !c.NoTargetChannel {
 		return errors.New("campaign has no channel URL to attest")
+	}
+	if err := c.Sources.validate(); err != nil {
+		return fmt.Errorf("campaign %s: %w", c.Name, err)
 	}
 	return nil
 }

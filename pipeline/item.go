@@ -25,6 +25,8 @@ type Item struct {
 
 	// Package is what the hash stage read.
 	Package Package `json:"package,omitzero"`
+	// Sources is what the stage sources found; nil if it was not among the campaign's stages.
+	Sources *Sources `json:"sources,omitempty"`
 	// Bundle is the verified Sigstore bundle (v0.3 JSON) of the sign stage, or the one found in the channel.
 	Bundle json.RawMessage `json:"bundle,omitempty"`
 	// Signature says what the bundle says, once it is verified.

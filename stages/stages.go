@@ -16,6 +16,7 @@ import (
 	"github.com/hallmark-attest/hallmark/stages/hash"
 	"github.com/hallmark-attest/hallmark/stages/publish"
 	"github.com/hallmark-attest/hallmark/stages/sign"
+	"github.com/hallmark-attest/hallmark/stages/sources"
 	"github.com/hallmark-attest/hallmark/stages/upload"
 )
 
@@ -25,6 +26,8 @@ type Parts struct {
 	// Channel is where the campaign writes. The stages upload and publish need it; hash uses it, where it is given, to
 	// find what is done already. A worker that only signs has none, and so no credentials for the store.
 	Channel *channel.Channel
+	// Sources checks who published packages' sources. Only the stage sources needs it.
+	Sources sources.Checker
 	// Signer signs as the worker's identity. Only the stage sign needs it.
 	Signer sign.Signer
 	// Verifier checks bundles against the trust root. The stage sign needs it; hash with a Channel does too.
@@ -42,13 +45,14 @@ type stage struct {
 	commits     bool
 	completes   string
 	build       func(Parts) (pipeline.Stage, error)
+	// wanted says whether a campaign has the stage; nil: every one has.
+	wanted func(*pipeline.Campaign) bool
 }
 
 // list is every stage, in the order in which a package meets them.
-//
-// The stage sources (upstream attestations of a package's sources) has its place between hash and sign.
 var list = []stage{
 	{name: "hash", concurrency: hash.Concurrency(), build: newHash},                                               // one read: digests, size, the record; and what the channel has already
+	{name: "sources", concurrency: sources.Concurrency, build: newSources, wanted: checksSources},                 // who published the sources that the recipe names: upstream attestations
 	{name: "sign", concurrency: sign.Concurrency, build: newSign, commits: true},                                  // CEP 27 statement, certificate, timestamp, log entry; verified before it goes on
 	{name: "upload", concurrency: upload.Concurrency, build: newUpload, commits: true, completes: "signed"},       // package, then immutable sidecar, then mutable sidecar
 	{name: "publish", concurrency: publish.Concurrency, build: newPublish, commits: true, completes: "published"}, // repodata and shards, many items per rewrite
@@ -63,24 +67,60 @@ func Names() []string {
 	return names
 }
 
-// Build returns the steps with the given names, which MUST be a run of Names. Concurrency overrides the defaults by
-// name.
-func Build(names []string, p Parts, concurrency map[string]int) ([]pipeline.Step, error) {
-	all := Names()
-	start := -1
-	if len(names) > 0 {
-		start = slices.Index(all, names[0])
+// Of returns the names of the stages that a campaign has, in order: all but those that it asks nothing of, so that they
+// cost nothing and a campaign is cut the same with and without them.
+func Of(c *pipeline.Campaign) []string {
+	var names []string
+	for _, s := range list {
+		if s.wanted == nil || s.wanted(c) {
+			names = append(names, s.name)
+		}
 	}
-	if start < 0 || start+len(names) > len(all) || !slices.Equal(all[start:start+len(names)], names) {
-		return nil, fmt.Errorf("stages %s: want a run of %s", strings.Join(names, ","), strings.Join(all, ","))
+	return names
+}
+
+// In returns those of the names that the campaign has, in their order.
+func In(c *pipeline.Campaign, names []string) []string {
+	has := Of(c)
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(has, n) })
+}
+
+// Check refuses names that are a run of stages in no campaign: neither of all, nor of those that every campaign has.
+func Check(names []string) error {
+	if isRun(names, Names()) || isRun(names, Of(new(pipeline.Campaign))) {
+		return nil
+	}
+	return notARun(names, Names())
+}
+
+func isRun(names, of []string) bool {
+	if len(names) == 0 {
+		return false
+	}
+	start := slices.Index(of, names[0])
+	return start >= 0 && start+len(names) <= len(of) && slices.Equal(of[start:start+len(names)], names)
+}
+
+func notARun(names, of []string) error {
+	return fmt.Errorf("stages %s: want a run of %s", strings.Join(names, ","), strings.Join(of, ","))
+}
+
+// Build returns the steps with the given names, which MUST be a run of the campaign's stages (Of). Concurrency overrides the
+// defaults by name; it may name stages that are not built.
+func Build(names []string, p Parts, concurrency map[string]int) ([]pipeline.Step, error) {
+	if all := Of(p.Campaign); !isRun(names, all) {
+		return nil, notARun(names, all)
 	}
 	for name := range concurrency {
-		if !slices.Contains(all, name) {
-			return nil, fmt.Errorf("concurrency of %q: want one of %s", name, strings.Join(all, ", "))
+		if !slices.Contains(Names(), name) {
+			return nil, fmt.Errorf("concurrency of %q: want one of %s", name, strings.Join(Names(), ", "))
 		}
 	}
 	var steps []pipeline.Step
-	for _, s := range list[start : start+len(names)] {
+	for _, s := range list {
+		if !slices.Contains(names, s.name) {
+			continue
+		}
 		st, err := s.build(p)
 		if err != nil {
 			return nil, fmt.Errorf("stage %s: %w", s.name, err)
@@ -102,6 +142,19 @@ func newHash(p Parts) (pipeline.Stage, error) {
 		o.Prior = &prior{channel: p.Channel, verifier: p.Verifier, campaign: p.Campaign}
 	}
 	return hash.New(o), nil
+}
+
+func checksSources(c *pipeline.Campaign) bool { return c.Sources.Mode != "" }
+
+func newSources(p Parts) (pipeline.Stage, error) {
+	if p.Sources == nil {
+		return nil, errors.New("needs what checks sources")
+	}
+	policy, err := sources.Policy(p.Campaign.Sources)
+	if err != nil {
+		return nil, err
+	}
+	return sources.New(p.Sources, sources.Options{Policy: policy}), nil
 }
 
 func newSign(p Parts) (pipeline.Stage, error) {

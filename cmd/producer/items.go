@@ -108,6 +108,9 @@ func inputsDigest(c *pipeline.Campaign, items []*pipeline.Item) string {
 	slices.Sort(ids)
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\x00%s\x00%s\x00%s\x00", c.To, c.ChannelURL, c.Identity, c.Issuer)
+	if c.Sources.Mode != "" {
+		fmt.Fprintf(h, "sources\x00%s\x00%s\x00", c.Sources.Mode, c.Sources.SHA256)
+	}
 	io.WriteString(h, strings.Join(ids, ","))
 	return hex.EncodeToString(h.Sum(nil))
 }

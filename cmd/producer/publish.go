@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/command"
+	"github.com/hallmark-attest/hallmark/internal/provenance"
 	"github.com/hallmark-attest/hallmark/pipeline"
 	"github.com/hallmark-attest/hallmark/pipeline/event"
 	"github.com/hallmark-attest/hallmark/pipeline/queue"
@@ -21,6 +22,8 @@ type publishCmd struct {
 	inputFlags
 	command.ChannelFlags
 	command.SignFlags
+	command.SourceFlags
+	command.SourceTrustFlags
 	command.QueueFlags
 	command.StageFlags
 	Timeout      time.Duration `help:"Give up after this long; what is not done yet is done by the next run (default: never)."`
@@ -37,6 +40,10 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	if err != nil {
 		return err
 	}
+	sourcePolicy, sourceChecker, err := p.sources(ctx)
+	if err != nil {
+		return err
+	}
 	ch, err := command.OpenChannel(ctx, p.To, true)
 	if err != nil {
 		return err
@@ -47,7 +54,7 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	}
 	c := &pipeline.Campaign{
 		To: p.To, ChannelURL: p.ChannelURL, NoTargetChannel: p.NoTargetChannel,
-		Identity: identity, Issuer: issuer, State: pipeline.StateOpen,
+		Identity: identity, Issuer: issuer, State: pipeline.StateOpen, Sources: sourcePolicy,
 	}
 	items, duplicates, err := p.read(ctx, env, c)
 	if err != nil {
@@ -71,7 +78,7 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 		return ctx.Err()
 	}
 
-	ps := &parts{queue: q, channel: ch, signer: signer, verifier: verifier, encoder: &event.Encoder{Version: command.Version()}}
+	ps := &parts{queue: q, channel: ch, signer: signer, verifier: verifier, sources: sourceChecker, encoder: &event.Encoder{Version: command.Version()}}
 	times, runErr := p.work(ctx, env, ps, c, len(items))
 	if runErr == nil {
 		// Also what an earlier run left behind that was killed.
@@ -81,6 +88,20 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 		}
 	}
 	return p.conclude(ctx, env, q, c, duplicates, times, runErr)
+}
+
+// sources gives what the campaign asks of sources, and what checks them if it asks anything.
+func (p *publishCmd) sources(ctx context.Context) (pipeline.SourcePolicy, *provenance.Checker, error) {
+	policy, err := p.SourceFlags.Policy()
+	if err != nil || policy.Mode == "" {
+		return policy, nil, err
+	}
+	c, err := p.SourceTrustFlags.Checker()
+	if err != nil {
+		return policy, nil, err
+	}
+	checker, err := c.Load(ctx)
+	return policy, checker, err
 }
 
 // adopt returns the open campaign of an interrupted run of the same command, or creates a new one.
@@ -117,7 +138,7 @@ func (p *publishCmd) work(ctx context.Context, env *command.Env, ps *parts, c *p
 	if env.JSON {
 		w = nil
 	}
-	progress := command.NewProgress(w, env.Terminal(), stages.Names(), total)
+	progress := command.NewProgress(w, env.Terminal(), stages.Of(c), total)
 	defer progress.Close()
 	if p.Timeout > 0 {
 		var cancel context.CancelFunc

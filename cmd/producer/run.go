@@ -7,6 +7,7 @@ import (
 	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/command"
+	"github.com/hallmark-attest/hallmark/internal/provenance"
 	"github.com/hallmark-attest/hallmark/pipeline"
 	"github.com/hallmark-attest/hallmark/pipeline/event"
 	"github.com/hallmark-attest/hallmark/pipeline/queue"
@@ -41,13 +42,14 @@ type parts struct {
 	channel  *channel.Channel
 	signer   *sign.KeylessSigner
 	verifier *attest.Verifier
+	sources  *provenance.Checker // nil where the campaign does not look at sources
 	encoder  *event.Encoder
 }
 
 // runner puts the parts together for a campaign that is not cut. If somebody may ask, status is answered as long as it
 // works. The returned function MUST be called once the runner has ended.
 func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campaign, f *command.StageFlags, drain time.Duration, asked bool, observers ...pipeline.Observer) (*pipeline.Runner, func(), error) {
-	steps, err := stages.Build(stages.Names(), stages.Parts{Campaign: c, Channel: p.channel, Signer: p.signer, Verifier: p.verifier,
+	steps, err := stages.Build(stages.Of(c), stages.Parts{Campaign: c, Channel: p.channel, Signer: p.signer, Verifier: p.verifier, Sources: p.sources,
 		MonolithInterval: f.MonolithInterval, Log: env.Log}, f.Concurrency)
 	if err != nil {
 		return nil, nil, command.Usage("", err)

@@ -133,6 +133,7 @@ func (s *summary) status(w io.Writer, now time.Time) {
 	fmt.Fprintf(w, "  %d enqueued = %d published + %d skipped + %d set aside + %d aborted + %d waiting\n",
 		s.Enqueued, s.Published, s.Skipped, s.Failed, s.Aborted, s.Waiting)
 	fmt.Fprintf(w, "  %d signed and uploaded so far\n", s.Signed)
+	s.Sources.text(w, "  ")
 	todo := uint64(0) // what this segment has or will get
 	for _, g := range s.Segments {
 		todo += g.Pending + g.InFlight

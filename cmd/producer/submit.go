@@ -17,6 +17,7 @@ import (
 type submitCmd struct {
 	inputFlags
 	command.ChannelFlags
+	command.SourceFlags
 	command.QueueFlags
 	Campaign string   `required:"" help:"Name of the campaign; submitting to it again adds only what is not in it yet."`
 	Identity string   `name:"certificate-identity" required:"" help:"Identity (SAN) that the workers must sign with; another one is refused."`
@@ -32,15 +33,19 @@ func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
 	if s.NATS == "" && s.State == "" {
 		return command.Usage("to do everything in one process, use publish", errors.New("no --nats: submit enqueues on a server, for its workers"))
 	}
+	sourcePolicy, err := s.SourceFlags.Policy()
+	if err != nil {
+		return err
+	}
 	c := &pipeline.Campaign{
 		Name: s.Campaign, Created: time.Now().UTC().Truncate(time.Second), State: pipeline.StateOpen,
 		To: s.To, ChannelURL: s.ChannelURL, NoTargetChannel: s.NoTargetChannel,
-		Identity: s.Identity, Issuer: s.Issuer, Cuts: s.Cut,
+		Identity: s.Identity, Issuer: s.Issuer, Cuts: s.Cut, Sources: sourcePolicy,
 	}
 	if err := c.Validate(); err != nil {
 		return command.Usage("", err)
 	}
-	segments, err := c.Segments(stages.Names())
+	segments, err := c.Segments(stages.Of(c))
 	if err != nil {
 		return command.Usage("", fmt.Errorf("--cut: %w", err))
 	}

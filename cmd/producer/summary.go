@@ -33,6 +33,9 @@ type summary struct {
 	Aborted   uint64 `json:"aborted"`
 	Waiting   uint64 `json:"waiting"`
 
+	// Sources is absent for a campaign that does not look at sources.
+	Sources *sourceSummary `json:"sources,omitempty"`
+
 	Segments []segment `json:"segments,omitempty"`
 	// WorkersError is why it is not known which workers there are; WorkersUnread is how many answers were none.
 	WorkersError  string `json:"workersError,omitempty"`
@@ -78,7 +81,7 @@ type failure struct {
 const maxFailures = 1000
 
 func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summary, error) {
-	segments, err := c.Segments(stages.Names())
+	segments, err := c.Segments(stages.Of(c))
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +125,9 @@ func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summ
 	slices.SortFunc(s.Causes, func(a, b cause) int {
 		return cmp.Or(b.Count-a.Count, cmp.Compare(a.Cause, b.Cause), cmp.Compare(a.Stage, b.Stage))
 	})
+	if s.Sources, err = sourcesOf(ctx, q, c, s.Signed, s.Causes); err != nil {
+		return nil, err
+	}
 	slices.SortFunc(s.Failures, func(a, b failure) int {
 		return cmp.Or(cmp.Compare(a.Cause, b.Cause), cmp.Compare(a.Filename, b.Filename))
 	})
@@ -138,6 +144,7 @@ func (s *summary) text(w io.Writer) {
 	default:
 		fmt.Fprintf(w, "campaign %s: %d published, %d skipped (published already), %d set aside\n", s.Campaign, s.Published, s.Skipped, s.Failed)
 	}
+	s.Sources.text(w, "")
 	if s.Duplicates > 0 {
 		fmt.Fprintf(w, "%d arguments named a package that was named already\n", s.Duplicates)
 	}

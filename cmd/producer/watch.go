@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/command"
@@ -19,7 +20,7 @@ type watchCmd struct {
 	Channel  string    `help:"Only this channel (its URL without the scheme)."`
 	Subdir   string    `help:"Only this subdir."`
 	Name     string    `help:"Only packages of this name."`
-	Events   []string  `default:"signed" help:"Which events: signed, published, skipped, failed."`
+	Events   []string  `default:"signed" help:"Which events: signed, published, skipped, failed, aborted, sourcesverified, sourcesrefused, sourcesunverified."`
 	Since    time.Time `help:"Replay from this time on (RFC 3339) before what is new."`
 	FromSeq  uint64    `name:"from-sequence" help:"Replay from this sequence number on before what is new."`
 	Replay   bool      `help:"Replay everything that the server has before what is new."`
@@ -73,6 +74,9 @@ func eventLine(e *event.Event) string {
 	}
 	for _, l := range d.Log {
 		line += fmt.Sprintf("  log index %d", l.Index)
+	}
+	if d.Sources != nil && strings.HasPrefix(e.Tokens.Event, "sources") {
+		line += sourcesLine(d.Sources)
 	}
 	if d.Reason != nil {
 		line += "  " + d.Reason.Cause

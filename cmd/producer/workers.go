@@ -14,7 +14,7 @@ import (
 
 // workers adds what the workers of the campaign say to its segments.
 func (s *summary) workers(c *pipeline.Campaign, a queue.Answers) error {
-	segments, err := c.Segments(stages.Names())
+	segments, err := c.Segments(stages.Of(c))
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,8 @@ type grammar struct {
 	command.Globals
 	command.QueueFlags
 	command.SignFlags
-	Stages []string `placeholder:"STAGE" help:"Run these stages: a run of hash, sign, upload, publish (default: all). Campaigns that are cut otherwise are left to other workers."`
+	command.SourceTrustFlags
+	Stages []string `placeholder:"STAGE" help:"Run these stages: a run of hash, sources, sign, upload, publish (default: all); sources is left out of campaigns that do not look at them. Campaigns that are cut otherwise are left to other workers."`
 	command.StageFlags
 	Campaign     string        `placeholder:"NAME" help:"Serve this campaign alone: end when it is closed, and with exit code 4 if its signer is somebody else. Without, campaigns of other signers are left to other workers."`
 	DrainTimeout time.Duration `default:"60s" help:"After SIGTERM, carry on what is signed for at most this long."`
@@ -32,7 +33,7 @@ type grammar struct {
 
 func run(args []string, s command.Streams) int {
 	var g grammar
-	return command.Main("worker", "Hallmark's worker runs the stages hash, sign, upload and publish on the items of every open campaign.",
+	return command.Main("worker", "Hallmark's worker runs the stages hash, sources, sign, upload and publish on the items of every open campaign.",
 		command.Version(), &g, &g.Globals, args, s)
 }
 
@@ -48,6 +49,9 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	names := g.Stages
 	if len(names) == 0 {
 		names = stages.Names()
+	}
+	if err := stages.Check(names); err != nil {
+		return command.Usage("", fmt.Errorf("--stages: %w", err))
 	}
 	w := &worker{env: env, id: queue.WorkerID(), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout, only: g.Campaign}
 	// A worker holds the credentials that its stages need, and no others.
@@ -66,6 +70,12 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 			return err
 		}
 		w.verifier = verifier
+	}
+	if slices.Contains(names, "sources") {
+		var err error
+		if w.sources, err = g.SourceTrustFlags.Checker(); err != nil {
+			return err
+		}
 	}
 	meters, err := telemetry.NewMeters()
 	if err != nil {
@@ -93,6 +103,7 @@ type worker struct {
 	queue            *queue.Queue
 	signer           *sign.KeylessSigner
 	verifier         *attest.Verifier
+	sources          *command.SourceChecker
 	identity, issuer string
 	meters           pipeline.Observer
 	names            []string
@@ -164,7 +175,7 @@ func (w *worker) work(ctx context.Context) error {
 var errServed = errors.New("the campaign is closed")
 
 // campaign works on one campaign until ctx ends. What is wrong with one campaign does not end the others; a worker that
-// serves no other ends, with the error, if it would sign as somebody else.
+// serves no other ends, with the error, if it would sign as somebody else or an upstream keeps it from beginning.
 func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) error {
 	log := w.env.Log.With("campaign", c.Name)
 	for {
@@ -172,8 +183,13 @@ func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) error {
 		if ctx.Err() != nil || err == nil {
 			return nil
 		}
-		if e, ok := errors.AsType[*command.Error](err); ok && e.Code == command.ExitIdentity && w.only != "" {
+		e, ok := errors.AsType[*command.Error](err)
+		if ok && (e.Code == command.ExitIdentity || e.Code == command.ExitUpstream) && w.only != "" {
 			return err
+		}
+		log := log
+		if ok && e.Hint != "" {
+			log = log.With("hint", e.Hint)
 		}
 		// The reason may go away: another identity, rights given, a store that is back. Until then others may serve it.
 		log.Error("not serving the campaign for now", "error", err, "next_try_in", time.Minute)
@@ -188,11 +204,16 @@ func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) error {
 // serve runs the worker's stages on the campaign's items.
 func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	log := w.env.Log.With("campaign", c.Name)
-	segments, err := c.Segments(stages.Names())
+	segments, err := c.Segments(stages.Of(c))
 	if err != nil {
 		return err
 	}
-	at := slices.IndexFunc(segments, func(s []string) bool { return slices.Equal(s, w.names) })
+	names := stages.In(c, w.names)
+	if len(names) == 0 {
+		log.Info("nothing to do for the campaign: it has none of this worker's stages", "stages", strings.Join(w.names, ","))
+		return nil
+	}
+	at := slices.IndexFunc(segments, func(s []string) bool { return slices.Equal(s, names) })
 	if at < 0 {
 		return fmt.Errorf("the campaign is cut into %s, this worker runs %s", segmentsText(segments), strings.Join(w.names, ","))
 	}
@@ -204,12 +225,17 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	if w.signer != nil {
 		p.Signer = w.signer
 	}
-	if needsStore(w.names) {
-		if p.Channel, err = command.OpenChannel(ctx, c.To, writes(w.names)); err != nil {
+	if slices.Contains(names, "sources") {
+		if p.Sources, err = w.sources.Load(ctx); err != nil {
 			return err
 		}
 	}
-	steps, err := stages.Build(w.names, p, w.concurrency)
+	if needsStore(names) {
+		if p.Channel, err = command.OpenChannel(ctx, c.To, writes(names)); err != nil {
+			return err
+		}
+	}
+	steps, err := stages.Build(names, p, w.concurrency)
 	if err != nil {
 		return err
 	}
@@ -222,18 +248,18 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	if at+1 < len(segments) {
 		r.Next = segments[at+1][0]
 	}
-	if r.Source, err = w.queue.Source(ctx, c.Name, w.names[0], queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: encoder}); err != nil {
+	if r.Source, err = w.queue.Source(ctx, c.Name, names[0], queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: encoder}); err != nil {
 		return err
 	}
 	w.tallies.Store(r.Tally, nil)
 	defer w.tallies.Delete(r.Tally)
-	leave, err := w.queue.Present(queue.Presence{Worker: w.id, Campaign: c, Segment: w.names[0], Tally: r.Tally})
+	leave, err := w.queue.Present(queue.Presence{Worker: w.id, Campaign: c, Segment: names[0], Tally: r.Tally})
 	if err != nil {
 		return err
 	}
 	defer leave()
-	log.Info("serving a campaign", "stages", strings.Join(w.names, ","), "worker", w.id)
-	if !slices.Contains(w.names, "publish") {
+	log.Info("serving a campaign", "stages", strings.Join(names, ","), "worker", w.id)
+	if !slices.Contains(names, "publish") {
 		return r.Run(ctx)
 	}
 	// A worker that was killed may have left documents that are behind their shards, and no item to remind of it.
@@ -251,7 +277,7 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 
 // needsStore: only the stages that look into the channel or write to it get its credentials.
 func needsStore(names []string) bool {
-	return !slices.Equal(names, []string{"sign"})
+	return slices.Contains(names, "hash") || writes(names)
 }
 
 // writes: looking into the channel asks for no right to write.

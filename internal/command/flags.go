@@ -277,10 +277,12 @@ func SameCampaign(have, want *pipeline.Campaign) error {
 		{"channel URL", have.ChannelURL, want.ChannelURL},
 		{"identity", have.Identity, want.Identity},
 		{"issuer", have.Issuer, want.Issuer},
+		{"mode for sources", have.Sources.Mode, want.Sources.Mode},
+		{"policy for sources", have.Sources.SHA256, want.Sources.SHA256},
 		{"cuts", strings.Join(have.Cuts, ","), strings.Join(want.Cuts, ",")},
 	} {
 		if f.have != f.want {
-			return &Error{Code: ExitUsage, Item: have.Name, Hint: "a campaign's channel, signer and cuts are frozen: choose another name",
+			return &Error{Code: ExitUsage, Item: have.Name, Hint: "a campaign's channel, signer, rules and cuts are frozen: choose another name",
 				Err: fmt.Errorf("campaign %s was started with %s %q, not %q", have.Name, f.name, f.have, f.want)}
 		}
 	}

@@ -21,6 +21,14 @@ const (
 	Aborted   = "aborted"   // an operator gave the package up
 )
 
+// The events that tell of a package whose attestation is complete and whose sources were looked at, if anybody asks who has
+// published them. What was found is in Details.Sources, also of the other events.
+const (
+	SourcesVerified   = "sourcesverified"   // everybody who was asked for has published them
+	SourcesRefused    = "sourcesrefused"    // some are not what was asked for; the campaign only reports that
+	SourcesUnverified = "sourcesunverified" // for some an upstream did not answer; the campaign only reports that
+)
+
 // The events' CloudEvents types, which are their CDEvents types.
 const (
 	TypeSigned    = "dev.cdevents.artifact.signed.0.3.0"
@@ -28,6 +36,10 @@ const (
 	TypeSkipped   = "dev.cdeventsx.hallmark-attestation.skipped.0.1.0"
 	TypeFailed    = "dev.cdeventsx.hallmark-attestation.failed.0.1.0"
 	TypeAborted   = "dev.cdeventsx.hallmark-attestation.aborted.0.1.0"
+
+	TypeSourcesVerified   = "dev.cdeventsx.hallmark-attestation.sourcesverified.0.1.0"
+	TypeSourcesRefused    = "dev.cdeventsx.hallmark-attestation.sourcesrefused.0.1.0"
+	TypeSourcesUnverified = "dev.cdeventsx.hallmark-attestation.sourcesunverified.0.1.0"
 )
 
 // MaxSize bounds an event's data, in bytes.
@@ -66,7 +78,10 @@ type Details struct {
 	SignedAt     *SignedAt     `json:"signedAt,omitempty"`
 	Verification *Verification `json:"verification,omitempty"`
 	Supersedes   *Supersedes   `json:"supersedes,omitempty"`
-	Campaign     Campaign      `json:"campaign"`
+	// Sources is what was found about who published the package's sources; absent if the campaign does not look at them, or
+	// did not get that far.
+	Sources  *Sources `json:"sources,omitempty"`
+	Campaign Campaign `json:"campaign"`
 	// Reason says why, for skipped, failed and aborted.
 	Reason *Reason `json:"reason,omitempty"`
 }

@@ -40,8 +40,8 @@ type Encoder struct {
 	Now func() time.Time
 }
 
-// Encode returns the events of an outcome, in order: one for each of o.Events, and one more if the item was skipped, failed
-// or aborted. An item that crossed to another segment has none beyond o.Events.
+// Encode returns the events of an outcome, in order: one for each of o.Events, one for the sources of a signed item if
+// anybody asked about them, and one more if the item was skipped, failed or aborted. An item that crossed to another segment has none beyond o.Events.
 //
 // The same outcome always gives the same ids. Encode fails if the item lacks what an event must say (a signed item
 // without a digest, bundle or signature), for an event that has no type, and never for a skipped or failed item of a
@@ -55,7 +55,7 @@ func (e *Encoder) Encode(c *pipeline.Campaign, o pipeline.Outcome) ([]Message, e
 	if u, err := url.Parse(source); err != nil || u.Scheme == "" || u.User != nil {
 		return nil, errors.New("the event source is not a URI without credentials")
 	}
-	names := o.Events
+	names := withSources(o.Events, it.Sources)
 	switch o.Kind {
 	case pipeline.OutcomeSkipped, pipeline.OutcomeFailed, OutcomeAborted:
 		names = append(names[:len(names):len(names)], string(o.Kind))
@@ -104,6 +104,8 @@ func (n *notice) message(name string) (Message, error) {
 		typ, at = TypeSigned, it.Signature.SignedAt
 	case Published:
 		typ, at = TypePublished, it.PublishedAt
+	case SourcesVerified, SourcesRefused, SourcesUnverified:
+		typ, at = sourceTypes[name], it.Sources.CheckedAt
 	case Skipped:
 		typ, complete = TypeSkipped, false
 	case Failed:
@@ -129,7 +131,7 @@ func (n *notice) message(name string) (Message, error) {
 	at = at.UTC()
 
 	key := []string{typ, cmp.Or(it.Package.SHA256, it.ID), it.Signature.BundleSHA256, n.campaign.Channel()}
-	if !complete {
+	if !complete || sourceTypes[name] != "" {
 		key = append(key, n.campaign.Name)
 	}
 	var d cdevent
@@ -191,6 +193,7 @@ func (n *notice) details(name string) Details {
 			d.Package.DigestSource = "declared"
 		}
 	}
+	d.Sources = readSources(it.Sources)
 	sidecar := sidecarURL(n.url, p.Subdir, it.Filename, it.Sidecar.SHA256)
 	if it.Sidecar.SHA256 != "" {
 		d.Channel.Sidecar = &Sidecar{URL: sidecar, SHA256: it.Sidecar.SHA256, Size: it.Sidecar.Size, Bundles: it.Sidecar.Bundles}
@@ -243,13 +246,18 @@ func (n *notice) now() time.Time {
 }
 
 // fit marshals d and, where it is larger than MaxSize, takes away what a subscriber can do without: the error's text
-// first, then the certificate's claims and the log entries; for an item that carries no attestation all labels that
+// first, then the list of sources, the certificate's claims and the log entries; for an item that carries no attestation all labels that
 // came from outside are then cut. What is still too large is an error.
 func fit(d *cdevent) ([]byte, error) {
 	drop := []func(){
 		func() {
 			if r := d.CustomData.Reason; r != nil {
 				r.Message, r.Hint = clip(r.Message, 256), clip(r.Hint, 256)
+			}
+		},
+		func() {
+			if s := d.CustomData.Sources; s != nil {
+				s.List, s.More = nil, s.More+len(s.List)
 			}
 		},
 		func() {

@@ -1,9 +1,9 @@
 // Package sources is the stage that looks where a package's sources came from. An item with a file's path flows in; the
-// recipe inside is read, the attestations of its sources are verified, and what was found flows out to Record.
+// recipe inside is read, the attestations of its sources are verified, and what was found flows out in the item.
 //
-//	Item{Source, Filename, Package} ──▶ info/recipe ──▶ provenance.Checker ──▶ Record ──▶ Item, or a refusal
+//	Item{Source, Filename, Package} ──▶ info/recipe ──▶ provenance.Checker ──▶ Item{…, Sources}, or a refusal
 //
-// It changes nothing of the item and writes nothing outside, so it can be done again at any time.
+// It writes nothing outside, so it can be done again at any time.
 package sources
 
 import (
@@ -46,9 +46,6 @@ type Checker interface {
 type Options struct {
 	// Policy says what is done about sources. Its zero value looks at nothing.
 	Policy provenance.Policy
-	// Record is told what was found of an item, each time that there is something final: also of one that is then
-	// refused. It MUST be safe for concurrent use and is called again if the item is done again. Nil tells nobody.
-	Record func(ctx context.Context, it *pipeline.Item, outcomes []provenance.Outcome)
 	// Patience is for ModeReport: once an upstream has failed for so long, its sources are reported as unverified and the
 	// item goes on. 0 is Patience; ModeRequire waits as long as it takes.
 	Patience time.Duration
@@ -73,8 +70,8 @@ func New(c Checker, o Options) *Stage {
 // String implements pipeline.Stage.
 func (*Stage) String() string { return "sources" }
 
-// Run implements pipeline.Stage. It needs the item's Source, Filename and Package (Size), and changes nothing of it. Errors
-// are *pipeline.Error, or the context's.
+// Run implements pipeline.Stage. It needs the item's Source, Filename and Package (Size), and sets its Sources once there is
+// something final to say, also of an item that it then refuses. Errors are *pipeline.Error, or the context's.
 func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 	switch s.o.Policy.Mode {
 	case "", provenance.ModeOff:
@@ -97,9 +94,7 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 	if r := report.Retry; r != nil && !(require && bad) && (require || r.FailingFor() < s.o.Patience) {
 		return pipeline.Transient(CauseUnavailable, r.RetryAfter, fmt.Errorf("checking the sources of %s: %w", it.Filename, r))
 	}
-	if s.o.Record != nil {
-		s.o.Record(ctx, it, report.Outcomes)
-	}
+	it.Sources = found(s.o.Policy.Mode, report.Outcomes, time.Now())
 	if require && bad {
 		return pipeline.Permanent(CauseRefused+refused.Cause, refused.Hint,
 			fmt.Errorf("the source %s of %s: %s", refused.URL, it.Filename, refused.Message))

@@ -85,8 +85,12 @@ func TestRun(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			c, recorded := &fixed{report: tt.report}, -1
-			s := New(c, Options{Policy: provenance.Policy{Mode: tt.mode}, Record: func(_ context.Context, _ *pipeline.Item, o []provenance.Outcome) { recorded = len(o) }})
-			err := s.Run(t.Context(), newItem(t, conda.Conda))
+			s := New(c, Options{Policy: provenance.Policy{Mode: tt.mode}})
+			it := newItem(t, conda.Conda)
+			err := s.Run(t.Context(), it)
+			if it.Sources != nil {
+				recorded = len(it.Sources.List)
+			}
 			if tt.cause == "" && err != nil || c.calls != tt.calls || recorded != tt.recorded {
 				t.Fatalf("%v, %d calls, %d recorded", err, c.calls, recorded)
 			}
