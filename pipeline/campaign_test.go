@@ -42,6 +42,13 @@ func TestCampaignValidate(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	for _, p := range []SourcePolicy{NewSourcePolicy("report", ""), NewSourcePolicy("require", "version: 1"), NewSourcePolicy("off", "version: 1"), NewSourcePolicy("", "")} {
+		c := good
+		c.Sources = p
+		if err := c.Validate(); err != nil {
+			t.Errorf("%+v: %v", p, err)
+		}
+	}
 	for name, change := range map[string]func(*Campaign){
 		"no name":    func(c *Campaign) { c.Name = "" },
 		"dots":       func(c *Campaign) { c.Name = "a.b" },
@@ -49,6 +56,12 @@ func TestCampaignValidate(t *testing.T) {
 		"capitals":   func(c *Campaign) { c.Name = "A" },
 		"long":       func(c *Campaign) { c.Name = strings.Repeat("a", 65) },
 		"no store":   func(c *Campaign) { c.To = "" },
+		"sources":    func(c *Campaign) { c.Sources = SourcePolicy{Mode: "maybe"} },
+		"off":        func(c *Campaign) { c.Sources = SourcePolicy{Mode: "off"} },
+		"no digest":  func(c *Campaign) { c.Sources = SourcePolicy{Mode: "report", Text: "version: 1"} },
+		"no text":    func(c *Campaign) { c.Sources = NewSourcePolicy("report", "x"); c.Sources.Text = "" },
+		"other text": func(c *Campaign) { c.Sources = NewSourcePolicy("report", "x"); c.Sources.Text = "y" },
+		"no mode":    func(c *Campaign) { c.Sources = NewSourcePolicy("report", "x"); c.Sources.Mode = "" },
 		"no channel": func(c *Campaign) { c.ChannelURL = "" },
 	} {
 		c := good

@@ -61,6 +61,7 @@ func TestStatusGolden(t *testing.T) {
 	c := &pipeline.Campaign{Name: "rebuild", State: pipeline.StateOpen, Cuts: []string{"sign", "upload"}}
 	s := &summary{Schema: "hallmark.campaign/1", Campaign: "rebuild", State: "open", Created: ago(time.Hour), To: "s3://b/x", ChannelURL: "https://c.example/x",
 		Identity: "https://ci.example/w", Issuer: "https://i.example", Enqueued: 1000, Signed: 40, Published: 40, Skipped: 2, Waiting: 958,
+		Sources:  &sourceSummary{Mode: "report", PolicySHA256: "c0ffee", Verified: 7, Refused: 1, Unverified: 2, Unattested: 30},
 		Segments: []segment{{Name: "hash", Pending: 600, InFlight: 20}, {Name: "sign", Pending: 10, InFlight: 320, Redelivered: 31}, {Name: "upload", Pending: 8}}}
 	a := queue.Answers{Unread: 1, Workers: []queue.WorkerStatus{
 		{ID: "h-1-aaaaaa", Segment: "hash", InFlight: 20, Stages: []queue.StageStatus{{Name: "hash", Ready: 16, Running: 4, LastDone: ago(time.Second)}}},

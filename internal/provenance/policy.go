@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -54,6 +55,9 @@ type HostRule struct {
 
 const maxPolicy = 64 << 10
 
+// unknownKey is how the reader of YAML says it, with a type that means nothing to whoever wrote the file.
+var unknownKey = regexp.MustCompile(`field (\S+) not found in type [^\n]*`)
+
 // ParsePolicy reads a policy from YAML, strictly: an unknown or repeated key is an error with its line. The version key has
 // to be 1. The error is an *Error with CodePolicy, CodePublishersEmpty or a publisher's code.
 func ParsePolicy(data []byte) (Policy, error) {
@@ -70,7 +74,7 @@ func ParsePolicy(data []byte) (Policy, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(&f); err != nil {
-		return invalid(err)
+		return invalid(errors.New(unknownKey.ReplaceAllString(err.Error(), `there is no key "$1"`)))
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return invalid(errors.New("it has more than one document"))

@@ -160,7 +160,8 @@ func TestPageIsTrue(t *testing.T) {
 	}
 	page := string(b)
 	g := readGolden(t, Published)
-	want := []string{string(indent(t, g.Data)), g.Subject, SpecVersion, Schema, TypeSigned, TypePublished, TypeSkipped, TypeFailed, TypeAborted}
+	want := []string{string(indent(t, g.Data)), g.Subject, SpecVersion, Schema, TypeSigned, TypePublished, TypeSkipped, TypeFailed, TypeAborted,
+		TypeSourcesVerified, TypeSourcesRefused, TypeSourcesUnverified}
 	for k, v := range g.Header {
 		want = append(want, k+": "+v[0]+"\n")
 	}

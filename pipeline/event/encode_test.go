@@ -63,6 +63,17 @@ func testItem() *pipeline.Item {
 	}
 }
 
+// testSources are two sources: one verified, one that nobody asks about.
+func testSources() *pipeline.Sources {
+	return &pipeline.Sources{Mode: "require", CheckedAt: at.Add(-3 * time.Second), Verified: 1, Unattested: 1, List: []pipeline.SourceFinding{
+		{URL: "https://files.pythonhosted.org/packages/source/r/ruamel.yaml/ruamel_yaml-0.18.6.tar.gz", SHA256: strings.Repeat("66", 32),
+			Outcome: pipeline.SourceVerified, AskedBy: "recipe", Publishers: []string{"github:example/ruamel"}, Log: "checked", From: "upstream",
+			Signers: []pipeline.SourceSigner{{Identity: "https://github.com/example/ruamel/.github/workflows/release.yml@refs/tags/0.18.6",
+				Issuer: "https://token.actions.githubusercontent.com", PredicateType: "https://docs.pypi.org/attestations/publish/v1", Log: "checked"}}},
+		{URL: "https://downloads.example.org/extra.patch", SHA256: strings.Repeat("77", 32), Outcome: pipeline.SourceUnattested},
+	}}
+}
+
 func spanContext() context.Context {
 	return trace.ContextWithSpanContext(context.Background(), trace.NewSpanContext(trace.SpanContextConfig{
 		TraceID: trace.TraceID{1, 2, 3}, SpanID: trace.SpanID{4, 5, 6}, TraceFlags: trace.FlagsSampled}))
@@ -81,11 +92,13 @@ func outcomes() map[string]pipeline.Outcome {
 		Filename: "broken-1.0-0.conda", Expected: strings.Repeat("ef", 32)}
 	skipped := testItem()
 	skipped.Signature.Found = true
+	published := testItem()
+	published.Sources = testSources()
 	failure := func(stage, cause, message, hint string) *pipeline.Failure {
 		return &pipeline.Failure{Stage: stage, Cause: cause, Message: message, Hint: hint, Attempts: 2, TraceID: strings.Repeat("0a", 16), At: at.Add(time.Minute)}
 	}
 	return map[string]pipeline.Outcome{
-		"published": {Delivery: delivery(testItem()), Kind: pipeline.OutcomePublished, Events: []string{Signed, Published}},
+		"published": {Delivery: delivery(published), Kind: pipeline.OutcomePublished, Events: []string{Signed, Published}},
 		"skipped": {Delivery: delivery(skipped), Kind: pipeline.OutcomeSkipped,
 			Failure: failure("publish", "channel.published", "already published with these bytes", "")},
 		"failed": {Delivery: delivery(early), Kind: pipeline.OutcomeFailed,
@@ -110,7 +123,7 @@ func TestGoldenEvents(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", kind, err)
 		}
-		if want := max(len(o.Events), 1); len(ms) != want {
+		if want := max(len(withSources(o.Events, o.Delivery.Item.Sources)), 1); len(ms) != want {
 			t.Fatalf("%s: %d events, want %d", kind, len(ms), want)
 		}
 		for _, m := range ms {
@@ -156,7 +169,7 @@ func indent(t *testing.T, b []byte) []byte {
 // is nothing beside it (additionalProperties is false everywhere but in customData).
 func TestCDEventsSchema(t *testing.T) {
 	t.Parallel()
-	content := map[string][]string{TypeSigned: {"signature"}, TypePublished: {}, TypeSkipped: {}, TypeFailed: {}, TypeAborted: {}}
+	content := map[string][]string{TypeSigned: {"signature"}, TypePublished: {}, TypeSkipped: {}, TypeFailed: {}, TypeAborted: {}, TypeSourcesVerified: {}}
 	for kind, o := range outcomes() {
 		ms, err := testEncoder().Encode(testCampaign(), o)
 		if err != nil {

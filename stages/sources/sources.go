@@ -80,6 +80,7 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 	default:
 		return pipeline.Fatal(CausePolicy, "", fmt.Errorf("the mode %q for sources is not off, report or require", s.o.Policy.Mode))
 	}
+	it.Sources = nil // of an earlier attempt
 	files, err := s.read(ctx, it)
 	if err != nil {
 		return err
