@@ -161,11 +161,15 @@ func newSign(p Parts) (pipeline.Stage, error) {
 	if p.Signer == nil || p.Verifier == nil {
 		return nil, errors.New("needs a signer and a trust root")
 	}
-	return sign.New(p.Signer, p.Verifier, sign.Options{
+	st := sign.New(p.Signer, p.Verifier, sign.Options{
 		ChannelURL: p.Campaign.ChannelURL,
 		Identity:   p.Campaign.Identity,
 		Issuer:     p.Campaign.Issuer,
-	}), nil
+	})
+	if p.Campaign.Sources.Mode == "require" {
+		return sourced{st}, nil
+	}
+	return st, nil
 }
 
 func newUpload(p Parts) (pipeline.Stage, error) {

@@ -7,9 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/conda"
 	"github.com/hallmark-attest/hallmark/internal/provenance"
 	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/stages/sign"
 )
 
 type checker struct{}
@@ -84,5 +86,35 @@ func TestBuild(t *testing.T) {
 	}
 	if _, err := Build([]string{"hash"}, Parts{Campaign: without}, map[string]int{"paint": 1}); err == nil {
 		t.Error("the concurrency of a stage that does not exist")
+	}
+}
+
+type noted struct{ ran *int }
+
+func (noted) String() string { return "sign" }
+
+func (n noted) Run(context.Context, *pipeline.Item) error { *n.ran++; return nil }
+
+// TestSignedOnlyIfSourced: where a campaign requires it, nothing is signed whose sources were not found to be right.
+func TestSignedOnlyIfSourced(t *testing.T) {
+	t.Parallel()
+	ran := 0
+	st := sourced{noted{&ran}}
+	for _, bad := range []*pipeline.Sources{nil, {}, {Mode: "report"}, {Mode: "require", Refused: 1}, {Mode: "require", Unverified: 1}} {
+		if e := pipeline.Classify(st.Run(t.Context(), &pipeline.Item{Sources: bad})); e == nil || e.Kind != pipeline.KindPermanent || e.Cause != "sources.unchecked" {
+			t.Errorf("%+v: %v", bad, e)
+		}
+	}
+	if ran != 0 {
+		t.Error("it was signed")
+	}
+	if err := st.Run(t.Context(), &pipeline.Item{Sources: &pipeline.Sources{Mode: "require", Unattested: 1}}); err != nil || ran != 1 || st.String() != "sign" {
+		t.Error(err, ran)
+	}
+	for mode, want := range map[string]bool{"require": true, "report": false, "": false} {
+		built, err := newSign(Parts{Campaign: &pipeline.Campaign{Sources: pipeline.NewSourcePolicy(mode, "")}, Signer: &sign.KeylessSigner{}, Verifier: &attest.Verifier{}})
+		if _, is := built.(sourced); err != nil || is != want {
+			t.Errorf("mode %q: %T, %v", mode, built, err)
+		}
 	}
 }

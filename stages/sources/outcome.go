@@ -2,6 +2,7 @@ package sources
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -14,9 +15,10 @@ import (
 // few; those beyond are counted.
 const (
 	maxSources    = 16
-	maxPublishers = 8   // of one source; signers likewise
-	maxWarnings   = 4   // of one source
-	maxText       = 600 // bytes
+	maxPublishers = 8        // of one source; signers likewise
+	maxWarnings   = 4        // of one source
+	maxText       = 600      // bytes
+	maxKept       = 32 << 10 // bytes of JSON, all together
 )
 
 // found makes of a report what the item keeps.
@@ -37,9 +39,14 @@ func found(mode provenance.Mode, outcomes []provenance.Outcome, at time.Time) *p
 		s.List = append(s.List, k)
 	}
 	slices.SortStableFunc(s.List, func(a, b pipeline.SourceFinding) int { return cmp.Compare(weight(a), weight(b)) })
-	if n := len(s.List); n > maxSources {
-		s.List, s.More = slices.Clip(s.List[:maxSources]), n-maxSources
+	keep, size := 0, 0
+	for ; keep < min(len(s.List), maxSources); keep++ {
+		data, err := json.Marshal(s.List[keep]) // its length is what counts: each "<" takes six bytes
+		if size += len(data); err != nil || size > maxKept {
+			break
+		}
 	}
+	s.List, s.More = slices.Clip(s.List[:keep]), len(s.List)-keep
 	return s
 }
 

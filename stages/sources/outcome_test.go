@@ -3,6 +3,7 @@ package sources
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func TestFound(t *testing.T) {
 	huge := verified
 	huge.URL, huge.Publishers, huge.Warnings = "https://h/"+strings.Repeat("ü", 2000), nil, nil
 	for i := range 64 {
-		huge.Publishers = append(huge.Publishers, fmt.Sprint(i, strings.Repeat("p", 2000)))
+		huge.Publishers = append(huge.Publishers, fmt.Sprint(i, strings.Repeat("<", 2000)))
 		huge.Warnings = append(huge.Warnings, strings.Repeat("w", 2000))
 		huge.Signers = append(huge.Signers, provenance.Signer{Identity: strings.Repeat("i", 2000), Issuer: strings.Repeat("i", 2000)})
 	}
@@ -49,12 +50,16 @@ func TestFound(t *testing.T) {
 	}
 	many = append(many, provenance.Outcome{URL: "https://h/last", Status: provenance.StatusRefused})
 	got = found(provenance.ModeRequire, many, now)
-	if got.Verified != 256 || got.Refused != 1 || len(got.List) != maxSources || got.More != 257-maxSources || got.List[0].URL != "https://h/last" {
+	if got.Verified != 256 || got.Refused != 1 || len(got.List) != 1 || got.More != 256 || got.List[0].URL != "https://h/last" {
 		t.Errorf("%d verified, %d refused, %d listed, %d more, first %s", got.Verified, got.Refused, len(got.List), got.More, got.List[0].URL)
 	}
 	data, err := json.Marshal(got)
-	if err != nil || len(data) > 512<<10 {
+	if err != nil || len(data) > maxKept+1024 {
 		t.Errorf("%d bytes, %v", len(data), err)
+	}
+	many = slices.Repeat([]provenance.Outcome{verified}, 256)
+	if got = found(provenance.ModeRequire, many, now); got.Verified != 256 || len(got.List) != maxSources || got.More != 256-maxSources {
+		t.Errorf("%d verified, %d listed, %d more", got.Verified, len(got.List), got.More)
 	}
 }
 
