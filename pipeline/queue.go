@@ -72,7 +72,20 @@ type Failure struct {
 
 // Ledger records outcomes.
 type Ledger interface {
-	// Settle records the outcomes durably, then acknowledges their jobs; a job whose outcome could not be recorded is
-	// not acknowledged and is released. Recording an outcome that is there already counts as done.
+	// Settle records the outcomes durably, then acknowledges their jobs. Recording an outcome that is there already counts
+	// as done. Of those that could not be recorded the error, an *UnsettledError, has the list: their jobs are neither
+	// acknowledged nor released, and settling them again completes it. Any other error stands for all of them.
 	Settle(ctx context.Context, outcomes []Outcome) error
 }
+
+// UnsettledError says which outcomes could not be recorded.
+type UnsettledError struct {
+	// Outcomes are those of the call that are not recorded, or not known to be; trying again may help.
+	Outcomes []Outcome
+	// Refused are those that can never be recorded as they are.
+	Refused []Outcome
+	Err     error
+}
+
+func (e *UnsettledError) Error() string { return e.Err.Error() }
+func (e *UnsettledError) Unwrap() error { return e.Err }

@@ -74,7 +74,7 @@ type run struct {
 	permits chan struct{}
 	settle  chan Outcome
 	inAir   sync.Map              // *flight → struct{}, for heartbeats
-	failure atomic.Pointer[Error] // the first fatal error
+	fatal   atomic.Pointer[Error] // the first fatal error
 }
 
 // Flights is how many items are between the queue and the ledger at most.
@@ -128,7 +128,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	x.drain = func(err error) {
 		if e := Classify(err); e != nil {
-			x.failure.CompareAndSwap(nil, e)
+			x.fatal.CompareAndSwap(nil, e)
 		}
 		stopPull()
 	}
@@ -185,7 +185,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	close(done)
 	wg.Wait()
-	if e := x.failure.Load(); e != nil {
+	if e := x.fatal.Load(); e != nil {
 		return e
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 type memory struct {
 	mu       sync.Mutex
 	waiting  []*memoryJob
+	handed   []*memoryJob
 	outcomes map[string]Outcome
 	settles  int
 	fail     error // what Settle answers
@@ -68,6 +70,7 @@ func (q *memory) Next(ctx context.Context, limit int) ([]Delivery, error) {
 		j := q.waiting[0]
 		q.waiting = q.waiting[1:]
 		j.attempts++
+		q.handed = append(q.handed, j)
 		out = append(out, Delivery{Item: j.item, Attempt: j.attempts, Job: j})
 	}
 	return out, nil
@@ -85,6 +88,12 @@ func (q *memory) Settle(_ context.Context, os []Outcome) error {
 		_ = o.Delivery.Job.Ack()
 	}
 	return nil
+}
+
+func (q *memory) settled() map[string]Outcome {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return maps.Clone(q.outcomes)
 }
 
 func (q *memory) kinds() map[OutcomeKind]int {

@@ -2,6 +2,9 @@ package pipeline
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,23 +48,72 @@ func (x *run) startSettlers() *sync.WaitGroup {
 	return &wg
 }
 
+// record has the outcomes recorded. As long as they cannot be, as in an outage of the queue, it tries again for as long as
+// work goes on: what has been done, and signed, need not be done again. An outcome that can never be recorded sets its
+// item aside.
 func (x *run) record(batch []Outcome) {
-	err := x.Ledger.Settle(x.work, batch)
-	if err != nil {
-		// The ledger has released what it could not record; the effects are idempotent and the items come again.
-		x.log.Warn("cannot record outcomes; the items will be handed out again", "items", len(batch), "error", err)
-	}
-	for _, o := range batch {
-		f := o.flight
-		f.span.SetAttributes(attribute.String("hallmark.outcome", string(o.Kind)))
-		if o.Kind == OutcomeFailed {
-			f.span.SetStatus(codes.Error, o.Failure.Cause)
+	retry := x.Retry.withDefault()
+	retry.Max = min(retry.Max, probeMax)
+	for attempt := 1; len(batch) > 0; attempt++ {
+		err := x.Ledger.Settle(x.work, batch)
+		unsettled, known := errors.AsType[*UnsettledError](err)
+		if err != nil && !known {
+			unsettled = &UnsettledError{Outcomes: batch, Err: err}
 		}
-		if err == nil && x.Observer != nil {
-			x.Observer.Settled(o)
+		if err == nil {
+			unsettled = &UnsettledError{}
 		}
-		x.ended(f)
+		left := map[*flight]bool{}
+		for _, o := range slices.Concat(unsettled.Outcomes, unsettled.Refused) {
+			left[o.flight] = true
+		}
+		for _, o := range batch {
+			if !left[o.flight] {
+				x.settled(o)
+			}
+		}
+		batch = unsettled.Outcomes
+		for _, o := range unsettled.Refused {
+			x.log.ErrorContext(o.flight.ctx, "an outcome cannot be recorded", "item", o.Delivery.Item.ID, "package", o.Delivery.Item.Filename, "outcome", o.Kind, "error", err)
+			if o.Kind == OutcomeFailed {
+				x.land(o.flight, unsettledDelay) // it is kept in the queue, and in the log
+				continue
+			}
+			batch = append(batch, Outcome{Delivery: o.Delivery, Kind: OutcomeFailed, flight: o.flight,
+				Failure: x.failure(o.flight, "ledger", &Error{Cause: CauseRefused, Err: fmt.Errorf("recording that the item is %s: %w", o.Kind, err),
+					Hint: "this is a defect in Hallmark: please report it with the log"})})
+		}
+		if len(unsettled.Outcomes) == 0 {
+			continue
+		}
+		delay := retry.delay(attempt)
+		x.log.Warn("cannot record outcomes; trying again", "items", len(unsettled.Outcomes), "error", err, "next_try_in", delay)
+		if !sleep(x.work, delay) {
+			for _, o := range batch {
+				x.land(o.flight, unsettledDelay)
+			}
+			return
+		}
 	}
+}
+
+// CauseRefused is the cause of an item whose outcome the ledger can never take.
+const CauseRefused = "ledger.refused"
+
+// unsettledDelay is how long an item waits in the queue whose outcome could not be recorded.
+const unsettledDelay = 2 * time.Second
+
+// settled ends the flight of an item whose outcome is recorded.
+func (x *run) settled(o Outcome) {
+	f := o.flight
+	f.span.SetAttributes(attribute.String("hallmark.outcome", string(o.Kind)))
+	if o.Kind == OutcomeFailed {
+		f.span.SetStatus(codes.Error, o.Failure.Cause)
+	}
+	if x.Observer != nil {
+		x.Observer.Settled(o)
+	}
+	x.ended(f)
 }
 
 // heartbeat tells the queue that the items in flight are being worked on.

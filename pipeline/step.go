@@ -14,6 +14,7 @@ import (
 // startStep starts the goroutines of step i. They end when in is closed and drained; then out is closed.
 func (x *run) startStep(i int, in <-chan *flight, out chan<- *flight) {
 	s, count := x.Steps[i], &x.tally.stages[i]
+	b := newBreaker(x.Retry.withDefault(), count.pause)
 	var wg sync.WaitGroup
 	for range s.Concurrency {
 		wg.Go(func() {
@@ -23,7 +24,7 @@ func (x *run) startStep(i int, in <-chan *flight, out chan<- *flight) {
 					x.land(f, 0)
 					continue
 				}
-				if x.do(s, count, f) {
+				if x.do(s, count, b, f) {
 					if i+1 < len(x.Steps) {
 						x.tally.stages[i+1].ready.Add(1)
 					}
@@ -40,10 +41,21 @@ func (x *run) startStep(i int, in <-chan *flight, out chan<- *flight) {
 
 // do runs one step on one item, with retries. It reports whether the item goes on; if not, it has been landed or its
 // outcome is on the way.
-func (x *run) do(s Step, count *stageCount, f *flight) bool {
+func (x *run) do(s Step, count *stageCount, b *breaker, f *flight) bool {
 	retry := x.Retry.withDefault()
 	for attempt := 1; ; attempt++ {
+		stop := x.draining
+		if f.committed {
+			stop = nil // carry on until the work ends
+		}
+		probe, ok := b.enter(func(until time.Time) { count.waits(f, until) }, stop, x.work.Done())
+		count.tried(f)
+		if !ok {
+			x.land(f, 0)
+			return false
+		}
 		err := x.attempt(s, count, f)
+		x.judge(s, b, probe, err)
 		if err == nil {
 			f.committed = f.committed || s.Commits
 			if s.Completes != "" {
@@ -64,7 +76,7 @@ func (x *run) do(s Step, count *stageCount, f *flight) bool {
 			x.land(f, 0)
 			return false
 		}
-		delay := max(retry.delay(attempt), err.RetryAfter)
+		delay := retry.delay(attempt) // an upstream's own wish is the breaker's business: it holds for all
 		// An item that nothing binds to this worker gives its place to others after a few attempts. One that has left a
 		// log entry behind stays: starting over would leave a second one.
 		if attempt >= retry.Attempts && !f.committed {
@@ -76,10 +88,6 @@ func (x *run) do(s Step, count *stageCount, f *flight) bool {
 		}
 		x.log.WarnContext(f.ctx, "trying again", "stage", s.String(), "package", f.d.Item.Filename, "cause", err.Cause,
 			"error", err.Err, "attempt", attempt, "next_try_in", delay)
-		stop := x.draining
-		if f.committed {
-			stop = nil // carry on until the work ends
-		}
 		count.waits(f, time.Now().Add(delay))
 		t := time.NewTimer(delay)
 		select {
@@ -93,6 +101,17 @@ func (x *run) do(s Step, count *stageCount, f *flight) bool {
 		count.tried(f)
 		x.land(f, 0)
 		return false
+	}
+}
+
+// judge lets the stage's breaker know how an attempt ended.
+func (x *run) judge(s Step, b *breaker, probe bool, err *Error) {
+	opened, closed := b.report(probe, err)
+	switch {
+	case opened:
+		x.log.Warn("a stage is paused: what it depends on is out", "stage", s.String(), "cause", err.Cause, "error", err.Err)
+	case closed:
+		x.log.Info("a stage goes on", "stage", s.String())
 	}
 }
 
@@ -136,11 +155,17 @@ func (x *run) finish(f *flight) {
 // end hands on an item that a step ended early.
 func (x *run) end(f *flight, kind OutcomeKind, s Step, err *Error) {
 	o := x.outcome(f, kind)
-	o.Failure = &Failure{Stage: s.String(), Cause: err.Cause, Message: err.Error(), Hint: err.Hint, Attempts: f.d.Attempt, At: time.Now().UTC()}
-	if sc := f.span.SpanContext(); sc.HasTraceID() {
-		o.Failure.TraceID = sc.TraceID().String()
-	}
+	o.Failure = x.failure(f, s.String(), err)
 	x.settle <- o
+}
+
+// failure is an error in the ledger's words.
+func (x *run) failure(f *flight, stage string, err *Error) *Failure {
+	out := &Failure{Stage: stage, Cause: err.Cause, Message: err.Error(), Hint: err.Hint, Attempts: f.d.Attempt, At: time.Now().UTC()}
+	if sc := f.span.SpanContext(); sc.HasTraceID() {
+		out.TraceID = sc.TraceID().String()
+	}
+	return out
 }
 
 func (x *run) outcome(f *flight, kind OutcomeKind) Outcome {

@@ -20,7 +20,8 @@ type Tally struct {
 // off by those that moved in between.
 type StageTally struct {
 	Stage string
-	// Ready wait for a place in the stage, Running are in it, Retrying wait in it to be tried again after a transient error.
+	// Ready wait for a place in the stage, Running are in it, Retrying wait in it to be tried again after a transient error,
+	// or until an outage is over.
 	Ready, Running, Retrying int64
 	// LastDone is when the stage last did what it is for, or found that there was nothing to do. Zero: not yet.
 	LastDone time.Time
@@ -41,6 +42,8 @@ type Trouble struct {
 	Since time.Time
 	// NextTry is when the first of the items that wait is tried again; zero if none waits (they are back in the queue).
 	NextTry time.Time
+	// Paused says that the stage takes this for an outage: one item at a time is tried, the others are held back.
+	Paused bool
 }
 
 // NewTally returns the tally of a Runner with these steps, for one call of Run.
@@ -85,7 +88,16 @@ type stageCount struct {
 
 	mu      sync.Mutex
 	waiting map[*flight]time.Time // those that wait to be tried again, and when they are
-	trouble Trouble               // Err is nil until there is one; NextTry is not kept here
+	trouble Trouble               // Err is nil until there is one; NextTry and Paused are not kept here
+	paused  bool                  // attempts are held back until the time
+	until   time.Time
+}
+
+// pause: the stage's breaker is open, and the next probe due at the time; or it is not.
+func (c *stageCount) pause(open bool, until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused, c.until = open, until
 }
 
 // attempted takes an attempt that ended with err at the time.
@@ -137,12 +149,15 @@ func (c *stageCount) read() StageTally {
 	if c.doneSince(t.At) {
 		t.Since = time.Time{}
 	}
-	if s.Retrying == 0 && t.Since.IsZero() {
+	if t.Paused = c.paused; !c.paused && s.Retrying == 0 && t.Since.IsZero() {
 		return s
 	}
-	for _, until := range c.waiting {
-		if t.NextTry.IsZero() || until.Before(t.NextTry) {
-			t.NextTry = until
+	for _, at := range c.waiting {
+		if c.paused && at.Before(c.until) {
+			at = c.until
+		}
+		if t.NextTry.IsZero() || at.Before(t.NextTry) {
+			t.NextTry = at
 		}
 	}
 	s.Trouble = &t

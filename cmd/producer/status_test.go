@@ -223,7 +223,7 @@ func TestStatusTellsWhatWaitsForWhat(t *testing.T) {
 	text.Reset()
 	s.status(&text, time.Now())
 	for _, want := range []string{"1 in flight, 0 handed out more than once; 1 worker holds 1\n", "    hash  0 running\n",
-		"    sign  0 running, 1 waiting to try again: Rekor answers 503 to https://r.example (upstream.unavailable) since ", ", next try in 1h0m0s\n",
+		"    sign  paused, 0 running, 1 waiting to try again: Rekor answers 503 to https://r.example (upstream.unavailable) since ", ", next try in 1",
 		"no worker serves segment upload"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("status does not say %q:\n%s", want, text.String())

@@ -72,6 +72,7 @@ func sumStage(name string, workers []queue.WorkerStatus) queue.StageStatus {
 			first(&t.Since, x.Since)
 		}
 		first(&t.NextTry, x.NextTry)
+		t.Paused = t.Paused || x.Paused
 	}
 	if sum.Retrying > 0 || !t.Since.IsZero() {
 		sum.Trouble = &t
@@ -120,7 +121,9 @@ func stageLine(s queue.StageStatus, now time.Time) string {
 	if t == nil {
 		return line
 	}
-	if s.Retrying == 0 {
+	if t.Paused {
+		line = "paused, " + line
+	} else if s.Retrying == 0 {
 		line += ", trouble"
 	}
 	line += ": " + cmp.Or(t.Message, "no message") + " (" + cmp.Or(t.Cause, "no cause") + ")"

@@ -48,6 +48,11 @@ func (q *Queue) Abort(ctx context.Context, c *pipeline.Campaign, segments []stri
 				}
 			}
 			if err := l.Settle(ctx, os); err != nil {
+				if e, ok := errors.AsType[*pipeline.UnsettledError](err); ok {
+					for _, o := range e.Outcomes {
+						_ = o.Delivery.Job.Release(0) // if it is lost, the item comes back a little later
+					}
+				}
 				return total, errors.Join(fmt.Errorf("aborting campaign %s", c.Name), err)
 			}
 			total += len(ds)

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hallmark-attest/hallmark/pipeline"
 	"github.com/hallmark-attest/hallmark/pipeline/event"
@@ -26,17 +25,14 @@ type Encoder interface {
 // OutcomeAborted is the outcome of an item that the campaign was closed over. Only Abort settles it.
 const OutcomeAborted = event.OutcomeAborted
 
-// unsettledDelay is how long an item waits whose outcome could not be recorded.
-const unsettledDelay = 2 * time.Second
-
 // lookups is how many questions about single subjects are asked at once.
 const lookups = 32
 
 // Ledger records the outcomes of a campaign's items. It is safe for concurrent use.
 //
 // Settle keeps an order in which a crash at any point leaves nothing that a redelivery would not complete: first the
-// quarantine entries, then the events, then the jobs of the next segment, and the acknowledgements last. Its error joins
-// the reasons of all outcomes that could not be recorded; their jobs have been released, and the others are acknowledged.
+// quarantine entries, then the events, then the jobs of the next segment, and the acknowledgements last. Its error is a
+// *pipeline.UnsettledError that joins the reasons of all outcomes that could not be recorded.
 func (q *Queue) Ledger(c *pipeline.Campaign, enc Encoder) pipeline.Ledger {
 	return &ledger{q: q, c: c, enc: enc}
 }
@@ -57,6 +53,7 @@ type entry struct {
 	stands   bool // another outcome of the item is recorded: there is only the job to acknowledge
 	leaves   bool // the item has another outcome than failed, so quarantine is not its place
 	err      error
+	refused  bool // err is about the outcome itself: trying again cannot help
 }
 
 func (e *entry) id() string { return e.o.Delivery.Item.ID }
@@ -65,6 +62,12 @@ func (l *ledger) Settle(ctx context.Context, outcomes []pipeline.Outcome) error 
 	entries := make([]*entry, len(outcomes))
 	for i, o := range outcomes {
 		entries[i] = l.prepare(o)
+		entries[i].refused = entries[i].err != nil
+		if o.Kind == pipeline.OutcomeFailed && o.Failure != nil && entries[i].refused {
+			// There may be too little in it for an event. Quarantine is where it must not be missing.
+			l.q.log.WarnContext(ctx, "no event for a failed item", "item", o.Delivery.Item.ID, "error", entries[i].err)
+			entries[i] = &entry{o: o}
+		}
 	}
 	return l.settle(ctx, entries)
 }
@@ -72,15 +75,14 @@ func (l *ledger) Settle(ctx context.Context, outcomes []pipeline.Outcome) error 
 func (l *ledger) settleMalformed(ctx context.Context, o pipeline.Outcome, raw []byte) error {
 	ctx, cancel := l.q.within(ctx)
 	defer cancel()
-	e := &entry{o: o, raw: raw}
+	e := &entry{o: o}
 	if l.enc != nil {
 		if e = l.prepare(o); e.err != nil {
-			// There may be too little in it for an event. Quarantine is where it must not be missing.
 			l.q.log.WarnContext(ctx, "no event for a malformed message", "item", o.Delivery.Item.ID, "error", e.err)
 			e = &entry{o: o}
 		}
-		e.raw = raw
 	}
+	e.raw = raw
 	return l.settle(ctx, []*entry{e})
 }
 
@@ -93,17 +95,23 @@ func (l *ledger) settle(ctx context.Context, entries []*entry) error {
 
 	var errs []error
 	var done []*entry
+	var failed, refused []pipeline.Outcome
 	for _, e := range entries {
 		if e.err != nil {
 			errs = append(errs, fmt.Errorf("item %s, %s: %w", e.id(), e.o.Kind, e.err))
-			_ = e.o.Delivery.Job.Release(unsettledDelay) // if it is lost, the item comes back a little later
+			if e.refused {
+				refused = append(refused, e.o)
+			} else {
+				failed = append(failed, e.o)
+			}
 			continue
 		}
 		done = append(done, e)
 	}
 	l.acknowledge(ctx, done)
 	if len(errs) > 0 {
-		return fmt.Errorf("recording %d of %d outcomes of campaign %s: %w", len(errs), len(entries), l.c.Name, errors.Join(errs...))
+		return &pipeline.UnsettledError{Outcomes: failed, Refused: refused,
+			Err: fmt.Errorf("recording %d of %d outcomes of campaign %s: %w", len(errs), len(entries), l.c.Name, errors.Join(errs...))}
 	}
 	return nil
 }

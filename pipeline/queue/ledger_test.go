@@ -195,7 +195,7 @@ func TestCrossing(t *testing.T) {
 	}
 }
 
-func TestUnrecordedOutcomesAreReleased(t *testing.T) {
+func TestUnrecordedOutcomesAreListed(t *testing.T) {
 	t.Parallel()
 	i := open(t, t.TempDir(), Options{})
 	c := campaign("unrecorded")
@@ -211,34 +211,40 @@ func TestUnrecordedOutcomesAreReleased(t *testing.T) {
 	os[2].Kind = "nonsense"
 	os[3].Kind, os[3].Failure = pipeline.OutcomeFailed, nil
 	os[4].Kind, os[4].Next = pipeline.OutcomeCrossed, "not a segment"
-	released := map[string]bool{}
-	for k := range os {
-		os[k].Delivery.Job = spy{os[k].Delivery.Job, func() { released[os[k].Delivery.Item.ID] = true }}
-	}
 	err := i.Ledger(c, encoder{}).Settle(t.Context(), os)
 	if err == nil || !strings.Contains(err.Error(), "4 of 6") {
 		t.Errorf("got %v", err)
 	}
-	want := map[string]bool{ds[1].Item.ID: true, ds[2].Item.ID: true, ds[3].Item.ID: true, ds[4].Item.ID: true}
-	if d := cmp.Diff(want, released); d != "" {
-		t.Error(d)
+	unsettled, ok := errors.AsType[*pipeline.UnsettledError](err)
+	if !ok {
+		t.Fatalf("got %T", err)
+	}
+	ids := func(os []pipeline.Outcome) (out []string) {
+		for _, o := range os {
+			out = append(out, o.Delivery.Item.ID)
+		}
+		return out
+	}
+	if d := cmp.Diff([]string{ds[1].Item.ID, ds[2].Item.ID, ds[3].Item.ID, ds[4].Item.ID}, ids(unsettled.Refused)); d != "" || len(unsettled.Outcomes) != 0 {
+		t.Error(d, unsettled.Outcomes)
 	}
 	i.quietCounts(t, c, oneSegment, func(n Counts) bool { return n.Published == 2 && n.Waiting() == 4 })
 
 	// Nothing is recorded once the context has ended.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := i.Ledger(c, encoder{}).Settle(ctx, os[:1]); !errors.Is(err, context.Canceled) {
+	err = i.Ledger(c, encoder{}).Settle(ctx, os[:1])
+	if unsettled, ok = errors.AsType[*pipeline.UnsettledError](err); !ok || !errors.Is(err, context.Canceled) || len(unsettled.Outcomes) != 1 {
 		t.Errorf("got %v", err)
 	}
-}
 
-type spy struct {
-	pipeline.Job
-	released func()
+	// What cannot be told in an event can be set aside all the same.
+	os[1].Kind, os[1].Failure = pipeline.OutcomeFailed, &pipeline.Failure{Stage: "ledger", Cause: pipeline.CauseRefused, Message: "m"}
+	if err := i.Ledger(c, encoder{}).Settle(t.Context(), os[1:2]); err != nil {
+		t.Error(err)
+	}
+	i.quietCounts(t, c, oneSegment, func(n Counts) bool { return n.Published == 2 && n.Failed == 1 && n.Waiting() == 3 })
 }
-
-func (s spy) Release(d time.Duration) error { s.released(); return s.Job.Release(d) }
 
 func TestLedgerNeedsTheOutcomesEvent(t *testing.T) {
 	t.Parallel()

@@ -149,6 +149,7 @@ type answerTrouble struct {
 	Ago     int64  `json:"ago"`
 	Lasts   *int64 `json:"lasts,omitempty"`
 	RetryIn *int64 `json:"retryIn,omitempty"`
+	Paused  bool   `json:"paused,omitempty"`
 }
 
 func (p *Presence) answer(now time.Time) answer {
@@ -164,7 +165,7 @@ func (p *Presence) answer(now time.Time) answer {
 		as := answerStage{Name: s.Stage, Ready: max(s.Ready, 0), Running: max(s.Running, 0), Retrying: s.Retrying, DoneAgo: since(s.LastDone)}
 		if t := s.Trouble; t != nil {
 			text := event.Clean(t.Err.Error(), t.Source, filepath.Dir(t.Source), p.Campaign.To)
-			as.Trouble = &answerTrouble{Cause: t.Err.Cause, Message: oneLine(text), Ago: *since(t.At), Lasts: since(t.Since)}
+			as.Trouble = &answerTrouble{Cause: t.Err.Cause, Message: oneLine(text), Ago: *since(t.At), Lasts: since(t.Since), Paused: t.Paused}
 			if !causeCode.MatchString(t.Err.Cause) {
 				as.Trouble.Cause = "unnamed"
 			}
@@ -218,7 +219,7 @@ func (a *answer) status(now time.Time) (WorkerStatus, error) {
 		st := StageStatus{Name: s.Name, Ready: s.Ready, Running: s.Running, Retrying: s.Retrying, LastDone: before(s.DoneAgo)}
 		if t := s.Trouble; t != nil {
 			ok = ok && causeCode.MatchString(t.Cause)
-			st.Trouble = &Trouble{Cause: t.Cause, Message: oneLine(t.Message), At: before(&t.Ago), Since: before(t.Lasts)}
+			st.Trouble = &Trouble{Cause: t.Cause, Message: oneLine(t.Message), At: before(&t.Ago), Since: before(t.Lasts), Paused: t.Paused}
 			if t.RetryIn != nil {
 				ok = ok && *t.RetryIn >= 0 && *t.RetryIn <= maxMillis
 				st.Trouble.NextTry = now.Add(time.Duration(*t.RetryIn) * time.Millisecond)

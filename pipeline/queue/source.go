@@ -220,6 +220,7 @@ func (s *source) setAside(ctx context.Context, d pipeline.Delivery, m jetstream.
 	}}
 	if err := s.ledger.settleMalformed(ctx, o, m.Data()); err != nil {
 		s.log.WarnContext(ctx, "cannot quarantine a message; it will come again", "subject", m.Subject(), "error", err)
+		_ = d.Job.Release(malformedDelay) // if it is lost, the message comes back a little later
 		return
 	}
 	if s.o.Malformed != nil {

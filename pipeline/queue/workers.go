@@ -38,6 +38,7 @@ type Trouble struct {
 	At      time.Time `json:"at"`
 	Since   time.Time `json:"since,omitzero"`
 	NextTry time.Time `json:"nextTry,omitzero"`
+	Paused  bool      `json:"paused"`
 }
 
 // Answers are what the workers of a campaign say.
