@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,11 @@ type Runner struct {
 	// Tally is kept up to date with where the items are. It is made with NewTally for the same steps and one call of Run.
 	// May be nil.
 	Tally *Tally
+	// Suspects finds the items that kill workers. Nil: they are handed out for ever.
+	Suspects Suspects
+	// Suspicious says that every item may be one of them, since the queue died together with the last worker and may not
+	// know how often it has handed an item out.
+	Suspicious bool
 	// Log defaults to slog.Default().
 	Log *slog.Logger
 
@@ -60,6 +66,8 @@ type flight struct {
 	span      trace.Span
 	committed bool     // past a step that commits
 	events    []string // events completed so far
+	deaths    int      // of workers that had the item
+	noted     bool     // among the suspects
 }
 
 // run is the state of one call of Run.
@@ -72,6 +80,7 @@ type run struct {
 	drain    func(error)     // begins it; the first error is Run's result
 
 	permits chan struct{}
+	left    chan struct{} // has an element when an item has left since somebody looked
 	settle  chan Outcome
 	inAir   sync.Map              // *flight → struct{}, for heartbeats
 	fatal   atomic.Pointer[Error] // the first fatal error
@@ -121,6 +130,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		work:     work,
 		draining: pull.Done(),
 		permits:  make(chan struct{}, maxInFlight),
+		left:     make(chan struct{}, 1),
 		settle:   make(chan Outcome, cmp.Or(r.SettleBatch, 250)),
 	}
 	if x.log == nil {
@@ -223,7 +233,7 @@ func (x *run) pull(ctx context.Context, in chan<- *flight) {
 			}
 			// The queue's own outage: wait and ask again, for as long as it takes.
 			failures++
-			delay := x.Retry.withDefault().delay(failures)
+			delay := min(x.Retry.withDefault().delay(failures), probeMax)
 			x.log.Warn("cannot take items from the queue", "error", err, "next_try_in", delay)
 			if !sleep(ctx, delay) {
 				return
@@ -236,6 +246,7 @@ func (x *run) pull(ctx context.Context, in chan<- *flight) {
 		for i, d := range got {
 			fs[i] = x.board(d)
 		}
+		fs, suspects := x.sift(ctx, fs)
 		ready := &x.tally.stages[0].ready
 		ready.Add(int64(len(fs)))
 		for i, f := range fs {
@@ -245,9 +256,12 @@ func (x *run) pull(ctx context.Context, in chan<- *flight) {
 			case <-ctx.Done():
 			}
 			ready.Add(int64(i - len(fs)))
-			for _, f := range fs[i:] {
+			for _, f := range slices.Concat(fs[i:], suspects) {
 				x.land(f, 0)
 			}
+			return
+		}
+		if len(suspects) > 0 && !x.tryAlone(ctx, suspects, in) {
 			return
 		}
 	}
@@ -284,6 +298,7 @@ func (x *run) board(d Delivery) *flight {
 
 // land gives an item back to the queue, to be handed out again after the delay.
 func (x *run) land(f *flight, delay time.Duration) {
+	x.clear(f) // before another worker can have it
 	if err := f.d.Job.Release(delay); err != nil {
 		x.log.DebugContext(f.ctx, "releasing an item", "item", f.d.Item.ID, "error", err)
 	}
@@ -292,9 +307,14 @@ func (x *run) land(f *flight, delay time.Duration) {
 }
 
 func (x *run) ended(f *flight) {
+	x.clear(f)
 	f.span.End()
 	x.inAir.Delete(f)
 	x.tally.inFlight.Add(-1)
+	select {
+	case x.left <- struct{}{}:
+	default:
+	}
 	<-x.permits
 }
 

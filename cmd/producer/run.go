@@ -62,7 +62,7 @@ func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campai
 		return nil, nil, err
 	}
 	r := &pipeline.Runner{Steps: steps, Ledger: p.queue.Ledger(c, p.encoder), Observer: pipeline.Observers(append(observers, meters)...),
-		Tally: pipeline.NewTally(steps), Log: env.Log, DrainTimeout: drain}
+		Tally: pipeline.NewTally(steps), Suspects: p.queue.Suspects(c.Name), Suspicious: p.queue.Died(), Log: env.Log, DrainTimeout: drain}
 	if r.Source, err = p.queue.Source(ctx, c.Name, steps[0].String(), queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: p.encoder}); err != nil {
 		return nil, nil, err
 	}

@@ -244,7 +244,7 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	}
 	encoder := &event.Encoder{Version: command.Version()}
 	r := &pipeline.Runner{Steps: steps, Ledger: w.queue.Ledger(c, encoder), Observer: w.meters, Tally: pipeline.NewTally(steps),
-		Log: log, DrainTimeout: w.drain}
+		Suspects: w.queue.Suspects(c.Name), Suspicious: w.queue.Died(), Log: log, DrainTimeout: w.drain}
 	if at+1 < len(segments) {
 		r.Next = segments[at+1][0]
 	}

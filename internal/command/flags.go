@@ -261,7 +261,7 @@ func (f *QueueFlags) Open(ctx context.Context, env *Env, to string) (*queue.Queu
 		srv.Close()
 		return nil, nil, err
 	}
-	q, err := queue.Open(ctx, nc, queue.Options{Log: env.Log})
+	q, err := queue.Open(ctx, nc, queue.Options{Died: srv.Died(), Log: env.Log})
 	if err != nil {
 		nc.Close()
 		srv.Close()

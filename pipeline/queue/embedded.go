@@ -53,6 +53,7 @@ func (e *InUseError) Is(target error) bool { return target == ErrInUse }
 type Server struct {
 	s    *server.Server
 	lock *os.File
+	died bool
 	log  *slog.Logger
 	once sync.Once
 }
@@ -71,11 +72,11 @@ func Embed(dir string, o EmbedOptions) (*Server, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening queue directory: %w", err)
 	}
-	lock, err := lockDir(dir)
+	lock, died, err := lockDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	e := &Server{lock: lock, log: log}
+	e := &Server{lock: lock, died: died, log: log}
 	if err := e.start(dir, o); err != nil {
 		e.Close()
 		return nil, fmt.Errorf("starting the embedded server in %s: %w", dir, err)
@@ -180,6 +181,10 @@ func (e *Server) URL() string {
 	return ""
 }
 
+// Died reports whether the process that had the directory before ended without closing the server. What it wrote is there;
+// how often it had handed an item out may not be.
+func (e *Server) Died() bool { return e.died }
+
 // Close stops the server, waits until it has ended and gives the directory free. Connections are ended, so close them
 // first. Calling it again does nothing.
 func (e *Server) Close() {
@@ -190,35 +195,40 @@ func (e *Server) Close() {
 		}
 		// Unlocked, not only closed: a child that another goroutine is just starting may hold a copy of the file until
 		// it has become its own program.
+		_ = e.lock.Truncate(0) // else the next one takes this for a death, which is harmless
 		unlock(e.lock)
 		e.lock.Close()
 	})
 }
 
-// lockDir takes the directory's lock and leaves this process's id in it.
-func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+// lockDir takes the directory's lock and leaves this process's id in it. died says that the one before is still there: its
+// process did not take it out.
+func lockDir(dir string) (f *os.File, died bool, err error) {
+	f, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("locking queue directory: %w", err)
+		return nil, false, fmt.Errorf("locking queue directory: %w", err)
 	}
 	ok, err := tryLock(f)
 	if err == nil && ok {
+		if st, statErr := f.Stat(); statErr == nil {
+			died = st.Size() > 0
+		}
 		if err = f.Truncate(0); err == nil {
 			_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 		}
 	}
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("locking queue directory %s: %w", dir, err)
+		return nil, false, fmt.Errorf("locking queue directory %s: %w", dir, err)
 	}
 	if !ok {
 		defer f.Close()
 		b := make([]byte, 20)
 		n, _ := f.ReadAt(b, 0)
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n]))) // 0: the holder has not written it yet
-		return nil, &InUseError{Dir: dir, PID: pid}
+		return nil, false, &InUseError{Dir: dir, PID: pid}
 	}
-	return f, nil
+	return f, died, nil
 }
 
 // serverLog gives the server's log to slog. Fatalf only logs: a library does not end the process; Embed notices that the

@@ -24,6 +24,13 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
 		os.Exit(child(dir))
 	}
+	if dir := os.Getenv(poisonEnv); dir != "" {
+		if err := poisoned(dir); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
@@ -61,7 +68,7 @@ func openInstance(ctx context.Context, dir string, o Options) (*instance, error)
 		s.Close()
 		return nil, err
 	}
-	o.Log = quiet
+	o.Log, o.Died = quiet, s.Died()
 	q, err := Open(ctx, nc, o)
 	if err != nil {
 		nc.Close()

@@ -24,6 +24,8 @@ type Options struct {
 	JobsMaxBytes, EventsMaxBytes, QuarantineMaxBytes int64
 	// EventsMaxAge is how long events are kept. Default: for ever; they are the ledger.
 	EventsMaxAge time.Duration
+	// Died is the embedded server's: see Server.Died.
+	Died bool
 	// Timeout bounds each request to the server. Default 10 s.
 	Timeout time.Duration
 	// Log defaults to slog.Default().
@@ -32,18 +34,20 @@ type Options struct {
 
 // Queue is the pipeline's streams. It is safe for concurrent use. It does not own the connection and needs no closing.
 type Queue struct {
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	kv      jetstream.KeyValue
-	log     *slog.Logger
-	timeout time.Duration
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	kv       jetstream.KeyValue // campaigns
+	suspects jetstream.KeyValue
+	died     bool
+	log      *slog.Logger
+	timeout  time.Duration
 }
 
-// Open creates the streams and the campaigns bucket where they do not exist, and checks them where they do. A stream
+// Open creates the streams and the buckets where they do not exist, and checks them where they do. A stream
 // with other settings is left as it is: the error is a *StreamMismatchError. Where all exist, Open needs no permission
 // but to ask for their info.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
-	q := &Queue{nc: nc, log: o.Log, timeout: cmp.Or(o.Timeout, 10*time.Second)}
+	q := &Queue{nc: nc, died: o.Died, log: o.Log, timeout: cmp.Or(o.Timeout, 10*time.Second)}
 	if q.log == nil {
 		q.log = slog.Default()
 	}
@@ -60,11 +64,17 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 			return nil, err
 		}
 	}
-	if q.kv, err = q.ensureBucket(ctx, o); err != nil {
-		return nil, err
+	places := map[string]*jetstream.KeyValue{BucketCampaigns: &q.kv, BucketSuspects: &q.suspects}
+	for _, cfg := range buckets(o) {
+		if *places[cfg.Bucket], err = q.ensureBucket(ctx, cfg); err != nil {
+			return nil, err
+		}
 	}
 	return q, nil
 }
+
+// Died reports whether the server died with the last worker: see Server.Died.
+func (q *Queue) Died() bool { return q.died }
 
 func (q *Queue) within(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, q.timeout)

@@ -121,36 +121,50 @@ func (q *Queue) ensureStream(ctx context.Context, want jetstream.StreamConfig) e
 // campaignHistory is how many revisions of a campaign the bucket keeps, for looking back.
 const campaignHistory = 8
 
-func (q *Queue) ensureBucket(ctx context.Context, o Options) (jetstream.KeyValue, error) {
-	kv, err := q.js.KeyValue(ctx, BucketCampaigns)
+// suspectLife is how long a note about an item is kept that nobody removed.
+const suspectLife = 7 * 24 * time.Hour
+
+// buckets are the key-value buckets that Open ensures. Replicas are 0 where the caller left them open.
+func buckets(o Options) []jetstream.KeyValueConfig {
+	return []jetstream.KeyValueConfig{
+		{Bucket: BucketCampaigns, Description: "Campaigns and their state", History: campaignHistory, Storage: jetstream.FileStorage, Replicas: o.Replicas},
+		{Bucket: BucketSuspects, Description: "Items that come again and again, while they are worked on", History: 1, TTL: suspectLife, Storage: jetstream.FileStorage, Replicas: o.Replicas},
+	}
+}
+
+func (q *Queue) ensureBucket(ctx context.Context, want jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+	kv, err := q.js.KeyValue(ctx, want.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = q.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: BucketCampaigns, Description: "Campaigns and their state",
-			History: campaignHistory, Storage: jetstream.FileStorage, Replicas: cmp.Or(o.Replicas, 1),
-		})
+		create := want
+		create.Replicas = cmp.Or(want.Replicas, 1)
+		kv, err = q.js.CreateKeyValue(ctx, create)
 		if errors.Is(err, jetstream.ErrBucketExists) { // somebody was first
-			kv, err = q.js.KeyValue(ctx, BucketCampaigns)
+			kv, err = q.js.KeyValue(ctx, want.Bucket)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("opening bucket %s: %w", BucketCampaigns, err)
+		return nil, fmt.Errorf("opening bucket %s: %w", want.Bucket, err)
 	}
 	st, err := kv.Status(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("opening bucket %s: %w", BucketCampaigns, err)
+		return nil, fmt.Errorf("opening bucket %s: %w", want.Bucket, err)
 	}
 	var ds []Difference
-	if st.TTL() != 0 {
-		ds = append(ds, Difference{"max_age", st.TTL().String(), "unlimited"})
+	if st.TTL() != want.TTL {
+		life := "unlimited"
+		if want.TTL > 0 {
+			life = want.TTL.String()
+		}
+		ds = append(ds, Difference{"max_age", st.TTL().String(), life})
 	}
-	if r := st.Config().Replicas; o.Replicas != 0 && r != o.Replicas {
-		ds = append(ds, Difference{"num_replicas", fmt.Sprint(r), fmt.Sprint(o.Replicas)})
+	if r := st.Config().Replicas; want.Replicas != 0 && r != want.Replicas {
+		ds = append(ds, Difference{"num_replicas", fmt.Sprint(r), fmt.Sprint(want.Replicas)})
 	}
-	if st.Config().Storage != jetstream.FileStorage {
-		ds = append(ds, Difference{"storage", st.Config().Storage.String(), jetstream.FileStorage.String()})
+	if st.Config().Storage != want.Storage {
+		ds = append(ds, Difference{"storage", st.Config().Storage.String(), want.Storage.String()})
 	}
 	if len(ds) > 0 {
-		return nil, &StreamMismatchError{Stream: "KV_" + BucketCampaigns, Differences: ds}
+		return nil, &StreamMismatchError{Stream: "KV_" + want.Bucket, Differences: ds}
 	}
 	return kv, nil
 }

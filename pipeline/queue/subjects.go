@@ -6,12 +6,13 @@ import (
 	"strings"
 )
 
-// Names of the streams and of the bucket.
+// Names of the streams and of the buckets.
 const (
 	StreamJobs       = "JOBS"
 	StreamEvents     = "EVENTS"
 	StreamQuarantine = "QUARANTINE"
 	BucketCampaigns  = "campaigns"
+	BucketSuspects   = "suspects"
 )
 
 // eventPrefix opens every event's subject. The tokens after it are
