@@ -54,7 +54,7 @@ func TestStatusGolden(t *testing.T) {
 	sign := func(running, retrying int64, done, at, since, next time.Duration, message string) []queue.StageStatus {
 		s := queue.StageStatus{Name: "sign", Running: running, Retrying: retrying, LastDone: ago(done)}
 		if message != "" {
-			s.Trouble = &queue.Trouble{Cause: "upstream.unavailable", Message: message, At: ago(at), Since: ago(since), NextTry: noon.Add(next)}
+			s.Trouble = &queue.Trouble{Cause: "upstream.unavailable", Message: message, At: ago(at), Since: ago(since), NextTry: noon.Add(next), Paused: retrying > 1}
 		}
 		return []queue.StageStatus{s}
 	}
