@@ -128,7 +128,7 @@ func TestErrorsOfItemsAloneAreNoOutage(t *testing.T) {
 		steps := []Step{step("upload", 40, func(_ context.Context, it *Item) error {
 			time.Sleep(time.Millisecond)
 			if it.ID < "i0030" {
-				return Alone("store.contended", errors.New("somebody was first"))
+				return Alone("store.contended", 0, errors.New("somebody was first"))
 			}
 			good.Add(1)
 			return nil

@@ -45,7 +45,8 @@ type Error struct {
 	Err error
 	// Hint tells a person what to do about it; may be empty.
 	Hint string
-	// RetryAfter is the upstream's own wish for a transient error; 0 if it had none. It holds for the whole stage.
+	// RetryAfter is the upstream's own wish for a transient error; 0 if it had none. It holds for the whole stage, or, if the
+	// error is Alone, for the item.
 	RetryAfter time.Duration
 	// Alone says that a transient error is this item's own and tells nothing of others: it is no sign of an outage.
 	Alone bool
@@ -71,9 +72,9 @@ func Transient(cause string, after time.Duration, err error) error {
 }
 
 // Alone says that something failed for this item which may pass, and that others are not concerned: another writer was
-// first, the file is just being written.
-func Alone(cause string, err error) error {
-	return &Error{Kind: KindTransient, Cause: cause, Alone: true, Err: err}
+// first, the file is just being written, one of many upstreams is out. after is an upstream's Retry-After, or 0.
+func Alone(cause string, after time.Duration, err error) error {
+	return &Error{Kind: KindTransient, Cause: cause, RetryAfter: after, Alone: true, Err: err}
 }
 
 // Skip says that there is nothing to do for this item; cause is the stable code of the reason.

@@ -77,6 +77,9 @@ func (x *run) do(s Step, count *stageCount, b *breaker, f *flight) bool {
 			return false
 		}
 		delay := retry.delay(attempt) // an upstream's own wish is the breaker's business: it holds for all
+		if err.Alone {
+			delay = max(delay, min(err.RetryAfter, pauseMax))
+		}
 		// An item that nothing binds to this worker gives its place to others after a few attempts. One that has left a
 		// log entry behind stays: starting over would leave a second one.
 		if attempt >= retry.Attempts && !f.committed {

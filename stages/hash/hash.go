@@ -105,7 +105,7 @@ func (s *Stage) read(ctx context.Context, it *pipeline.Item) (*conda.Package, er
 		return nil, classify(ctx, statErr)
 	}
 	if after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()) {
-		return nil, pipeline.Alone(CauseChanged, fmt.Errorf("%s changed while it was read", it.Source))
+		return nil, pipeline.Alone(CauseChanged, 0, fmt.Errorf("%s changed while it was read", it.Source))
 	}
 	if err != nil {
 		return nil, classify(ctx, err)
@@ -151,7 +151,7 @@ func classify(ctx context.Context, err error) error {
 	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENXIO): // ENXIO: a socket
 		return pipeline.Permanent(CauseNotAFile, "submit package files, not folders or pipes", err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return pipeline.Alone(CauseChanged, err) // shorter than it was a moment ago
+		return pipeline.Alone(CauseChanged, 0, err) // shorter than it was a moment ago
 	default:
 		return pipeline.Transient(CauseIO, 0, err)
 	}

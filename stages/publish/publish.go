@@ -150,7 +150,7 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 		Filename: it.Filename, Record: pkg.Record, RunExports: pkg.RunExports, AttestationsSHA256: it.Sidecar.SHA256,
 	}}
 	if !s.enqueue(pkg.Subdir, r) {
-		return pipeline.Alone(CauseClosed, errors.New("the worker is ending"))
+		return pipeline.Alone(CauseClosed, 0, errors.New("the worker is ending"))
 	}
 	select {
 	case err := <-r.done:
@@ -332,7 +332,7 @@ func classify(err error) error {
 	case errors.Is(err, store.ErrUnsupported):
 		return pipeline.Fatal(CauseUnsupported, "use a store with conditional writes", err)
 	case errors.Is(err, channel.ErrContended):
-		return pipeline.Alone(CauseContended, err)
+		return pipeline.Alone(CauseContended, 0, err)
 	case errors.Is(err, context.Canceled):
 		return err
 	}

@@ -167,7 +167,7 @@ func (s *Stage) unverified(bundle []byte, err error) error {
 		return pipeline.Fatal("policy.invalid", "a campaign needs a signer: an identity and an issuer", err)
 	case attest.CodeCertificate:
 		if made, inspectErr := attest.Inspect(bundle); inspectErr == nil && time.Now().After(made.NotAfter) {
-			return pipeline.Alone("signature.expired", err)
+			return pipeline.Alone("signature.expired", 0, err)
 		}
 	}
 	return pipeline.Fatal("signature.unverifiable", hintTrust, err)
@@ -203,11 +203,11 @@ func classify(err error) error {
 	case errors.Is(err, identity.ErrRefused):
 		return pipeline.Fatal("identity.refused", "the identity provider gives this job no token", err)
 	case errors.Is(err, errOutlived):
-		return pipeline.Alone("identity.outlived", err)
+		return pipeline.Alone("identity.outlived", 0, err)
 	case errors.Is(err, identity.ErrUnavailable):
 		return pipeline.Transient("identity.unavailable", 0, err)
 	case errors.Is(err, ErrOutsideValidity):
-		return pipeline.Alone("signature.expired", err)
+		return pipeline.Alone("signature.expired", 0, err)
 	}
 	e, ok := errors.AsType[*UpstreamError](err)
 	switch {
@@ -216,7 +216,7 @@ func classify(err error) error {
 	case e.Temporary():
 		return pipeline.Transient(e.Service+".unavailable", e.RetryAfter, err)
 	case e.Status == http.StatusConflict:
-		return pipeline.Alone(e.Service+".conflict", err)
+		return pipeline.Alone(e.Service+".conflict", 0, err)
 	case e.Service == serviceFulcio && (e.Status == http.StatusBadRequest || e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
 		return pipeline.Fatal("identity.refused", "the certificate authority does not take this token: are its issuer and audience right, and is it fresh?", err)
 	}

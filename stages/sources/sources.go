@@ -93,7 +93,7 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 	// What is refused already stays so, whatever an upstream that is down would say of the rest.
 	refused, bad := report.Refused()
 	if r := report.Retry; r != nil && !(require && bad) && (require || r.FailingFor() < s.o.Patience) {
-		return pipeline.Transient(CauseUnavailable, r.RetryAfter, fmt.Errorf("checking the sources of %s: %w", it.Filename, r))
+		return pipeline.Alone(CauseUnavailable, r.RetryAfter, fmt.Errorf("checking the sources of %s: %w", it.Filename, r))
 	}
 	it.Sources = found(s.o.Policy.Mode, report.Outcomes, time.Now())
 	if require && bad {

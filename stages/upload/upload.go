@@ -167,7 +167,7 @@ func classify(err error) error {
 	case errors.Is(err, store.ErrUnsupported):
 		return pipeline.Fatal(CauseUnsupported, "use a store with conditional writes", err)
 	case errors.Is(err, channel.ErrContended):
-		return pipeline.Alone(CauseContended, err)
+		return pipeline.Alone(CauseContended, 0, err)
 	case errors.Is(err, context.Canceled):
 		return err
 	}
