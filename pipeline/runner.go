@@ -41,6 +41,8 @@ type Runner struct {
 	// Log defaults to slog.Default().
 	Log *slog.Logger
 
+	// Share is the campaign's part of the worker's places. Nil: only MaxInFlight bounds it. The caller leaves the pool after Run.
+	Share *Share
 	// MaxInFlight bounds the items between the queue and the ledger. Defaults to the sum of the steps' concurrencies.
 	MaxInFlight int
 	// Heartbeat is how often the queue hears that the items in flight are still worked on. Defaults to 20 s; it MUST be
@@ -205,26 +207,25 @@ func (r *Runner) Run(ctx context.Context) error {
 func (x *run) pull(ctx context.Context, in chan<- *flight) {
 	defer close(in)
 	failures := 0
+	most := 1
 	for {
-		// One permit is waited for; what else is free is taken along.
-		select {
-		case x.permits <- struct{}{}:
-		case <-ctx.Done():
+		// One permit is waited for; what else is free is taken along, unless nothing came the last time: places that wait
+		// for items in vain are missing elsewhere.
+		if !x.permit(ctx) {
 			return
 		}
 		n := 1
-		for n < max(x.Steps[0].Concurrency*2, pullBatch) {
-			select {
-			case x.permits <- struct{}{}:
-				n++
-				continue
-			default:
-			}
-			break
+		for n < most && x.tryPermit() {
+			n++
 		}
 		got, err := x.Source.Next(ctx, n)
 		for range n - len(got) {
-			<-x.permits
+			x.permitBack()
+		}
+		x.Share.wants(len(got) == n)
+		most = 1
+		if len(got) > 0 {
+			most = max(x.Steps[0].Concurrency*2, pullBatch)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
@@ -267,11 +268,44 @@ func (x *run) pull(ctx context.Context, in chan<- *flight) {
 	}
 }
 
+// permit waits for a permit to have one more item in flight, and reports whether it has one.
+func (x *run) permit(ctx context.Context) bool {
+	select {
+	case x.permits <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	if !x.Share.take(ctx) {
+		<-x.permits
+		return false
+	}
+	return true
+}
+
+// tryPermit takes a permit if there is one.
+func (x *run) tryPermit() bool {
+	select {
+	case x.permits <- struct{}{}:
+	default:
+		return false
+	}
+	if !x.Share.try() {
+		<-x.permits
+		return false
+	}
+	return true
+}
+
+func (x *run) permitBack() {
+	x.Share.give()
+	<-x.permits
+}
+
 // release gives deliveries that never took off back to the queue.
 func (x *run) release(ds []Delivery) {
 	for _, d := range ds {
 		_ = d.Job.Release(0) // a lost release only delays the redelivery
-		<-x.permits
+		x.permitBack()
 	}
 }
 
@@ -315,7 +349,7 @@ func (x *run) ended(f *flight) {
 	case x.left <- struct{}{}:
 	default:
 	}
-	<-x.permits
+	x.permitBack()
 }
 
 func (x *run) isDraining() bool {
