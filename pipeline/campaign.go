@@ -24,6 +24,9 @@ type Campaign struct {
 	// refuses.
 	Identity string `json:"identity"`
 	Issuer   string `json:"issuer"`
+	// Live puts the campaign in the live lane: its items come before those of other campaigns, where a worker serves both. It is
+	// for small submissions that somebody waits for.
+	Live bool `json:"live,omitempty"`
 	// Cuts are the stages before which an item crosses to another worker as a message; empty means one segment.
 	Cuts []string `json:"cuts,omitempty"`
 	// Sources is what is asked of the packages' sources.

@@ -72,7 +72,7 @@ func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campai
 			return nil, nil, err
 		}
 	}
-	unmeter, err := meters.InFlight(r.Tally.InFlight)
+	unmeter, err := meters.Watch(func() []telemetry.Tally { return []telemetry.Tally{r.Tally} })
 	if err != nil {
 		leave()
 		return nil, nil, err

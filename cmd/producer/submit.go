@@ -22,6 +22,7 @@ type submitCmd struct {
 	Campaign string   `required:"" help:"Name of the campaign; submitting to it again adds only what is not in it yet."`
 	Identity string   `name:"certificate-identity" required:"" help:"Identity (SAN) that the workers must sign with; another one is refused."`
 	Issuer   string   `name:"certificate-oidc-issuer" required:"" help:"OIDC issuer of that identity."`
+	Live     bool     `help:"Overtake the campaigns that are not live, in workers that serve both: for small submissions that somebody waits for."`
 	Cut      []string `placeholder:"STAGE" help:"Cut the list of stages before these, for workers with --stages: for example sign,upload."`
 }
 
@@ -40,7 +41,7 @@ func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
 	c := &pipeline.Campaign{
 		Name: s.Campaign, Created: time.Now().UTC().Truncate(time.Second), State: pipeline.StateOpen,
 		To: s.To, ChannelURL: s.ChannelURL, NoTargetChannel: s.NoTargetChannel,
-		Identity: s.Identity, Issuer: s.Issuer, Cuts: s.Cut, Sources: sourcePolicy,
+		Identity: s.Identity, Issuer: s.Issuer, Cuts: s.Cut, Live: s.Live, Sources: sourcePolicy,
 	}
 	if err := c.Validate(); err != nil {
 		return command.Usage("", err)

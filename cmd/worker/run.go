@@ -28,6 +28,7 @@ type grammar struct {
 	Stages []string `placeholder:"STAGE" help:"Run these stages: a run of hash, sources, sign, upload, publish (default: all); sources is left out of campaigns that do not look at them. Campaigns that are cut otherwise are left to other workers."`
 	command.StageFlags
 	Campaign     string        `placeholder:"NAME" help:"Serve this campaign alone: end when it is closed, and with exit code 4 if its signer is somebody else. Without, campaigns of other signers are left to other workers."`
+	MaxItems     int           `default:"2048" help:"How many items this worker holds at once, of all campaigns together. Campaigns share these places fairly; those submitted with --live come before the others."`
 	DrainTimeout time.Duration `default:"60s" help:"After SIGTERM, carry on what is signed for at most this long."`
 }
 
@@ -53,7 +54,10 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	if err := stages.Check(names); err != nil {
 		return command.Usage("", fmt.Errorf("--stages: %w", err))
 	}
-	w := &worker{env: env, id: queue.WorkerID(), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout, only: g.Campaign}
+	if g.MaxItems < 1 {
+		return command.Usage("give a number from 1 on", fmt.Errorf("--max-items: %d", g.MaxItems))
+	}
+	w := &worker{env: env, id: queue.WorkerID(), pool: pipeline.NewPool(g.MaxItems, min(g.MaxItems, 32)), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout, only: g.Campaign}
 	// A worker holds the credentials that its stages need, and no others.
 	if slices.Contains(names, "sign") {
 		signer, verifier, err := g.Signer(ctx, env)
@@ -81,7 +85,7 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	if err != nil {
 		return err
 	}
-	unmeter, err := meters.InFlight(w.inFlight)
+	unmeter, err := meters.Watch(w.running)
 	if err != nil {
 		return err
 	}
@@ -106,6 +110,7 @@ type worker struct {
 	sources          *command.SourceChecker
 	identity, issuer string
 	meters           pipeline.Observer
+	pool             *pipeline.Pool
 	names            []string
 	concurrency      map[string]int
 	interval         time.Duration // see stages.Parts.MonolithInterval
@@ -114,13 +119,13 @@ type worker struct {
 	tallies          sync.Map // *pipeline.Tally of each runner → nothing
 }
 
-// inFlight is how many items the worker holds, of all campaigns.
-func (w *worker) inFlight() int64 {
-	var n int64
+// running are the tallies of the runners that work now.
+func (w *worker) running() []telemetry.Tally {
+	var out []telemetry.Tally
 	for t := range w.tallies.Range {
-		n += t.(*pipeline.Tally).InFlight()
+		out = append(out, t.(*pipeline.Tally))
 	}
-	return n
+	return out
 }
 
 // work starts a runner for each campaign that opens and ends it when the campaign closes; it returns when ctx has ended
@@ -243,8 +248,10 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 		return err
 	}
 	encoder := &event.Encoder{Version: command.Version()}
+	share := w.pool.Join(c.Live)
+	defer share.Leave()
 	r := &pipeline.Runner{Steps: steps, Ledger: w.queue.Ledger(c, encoder), Observer: w.meters, Tally: pipeline.NewTally(steps),
-		Suspects: w.queue.Suspects(c.Name), Suspicious: w.queue.Died(), Log: log, DrainTimeout: w.drain}
+		Suspects: w.queue.Suspects(c.Name), Suspicious: w.queue.Died(), Share: share, Log: log, DrainTimeout: w.drain}
 	if at+1 < len(segments) {
 		r.Next = segments[at+1][0]
 	}

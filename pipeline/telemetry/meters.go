@@ -20,6 +20,7 @@ type Meters struct {
 	retries  metric.Int64Counter
 	meter    metric.Meter
 	inFlight metric.Int64ObservableGauge
+	paused   metric.Int64ObservableGauge
 }
 
 var _ pipeline.Observer = (*Meters)(nil)
@@ -27,7 +28,7 @@ var _ pipeline.Observer = (*Meters)(nil)
 // NewMeters makes the instruments with the global meter provider. Where metrics are off, counting costs next to nothing.
 func NewMeters() (*Meters, error) {
 	m := &Meters{meter: otel.Meter(Scope)}
-	var errs [4]error
+	var errs [5]error
 	m.items, errs[0] = m.meter.Int64Counter(MetricItems, metric.WithUnit("{item}"),
 		metric.WithDescription("Items that left a segment, by outcome and by the stage that decided it."))
 	m.duration, errs[1] = m.meter.Float64Histogram(MetricStageDuration, metric.WithUnit("s"),
@@ -37,6 +38,8 @@ func NewMeters() (*Meters, error) {
 		metric.WithDescription("Attempts that follow a transient error, by its cause."))
 	m.inFlight, errs[3] = m.meter.Int64ObservableGauge(MetricInFlight, metric.WithUnit("{item}"),
 		metric.WithDescription("Items between the queue and the ledger."))
+	m.paused, errs[4] = m.meter.Int64ObservableGauge(MetricPaused, metric.WithUnit("{campaign}"),
+		metric.WithDescription("Campaigns whose stage is held back by an outage."))
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("making the pipeline's metrics: %w", err)
 	}
@@ -78,15 +81,35 @@ func (m *Meters) Settled(o pipeline.Outcome) {
 	m.items.Add(ctx, 1, metric.WithAttributes(as...))
 }
 
-// InFlight has the number of items in flight read whenever metrics are collected, until stop is called. read MUST
-// return at once.
-func (m *Meters) InFlight(read func() int64) (stop func() error, err error) {
+// Tally is what a runner counts: a *pipeline.Tally.
+type Tally interface {
+	InFlight() int64
+	Stages() []pipeline.StageTally
+}
+
+// Watch has the tallies read whenever metrics are collected, until stop is called: how many items are in flight, and which
+// stages are paused. all MUST return at once.
+func (m *Meters) Watch(all func() []Tally) (stop func() error, err error) {
 	r, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		o.ObserveInt64(m.inFlight, read())
+		var inFlight int64
+		type stage struct{ name, cause string }
+		paused := map[stage]int64{}
+		for _, t := range all() {
+			inFlight += t.InFlight()
+			for _, s := range t.Stages() {
+				if s.Trouble != nil && s.Trouble.Paused {
+					paused[stage{s.Stage, s.Trouble.Err.Cause}]++
+				}
+			}
+		}
+		o.ObserveInt64(m.inFlight, inFlight)
+		for s, n := range paused {
+			o.ObserveInt64(m.paused, n, metric.WithAttributes(attribute.String(AttrStage, s.name), attribute.String(AttrErrorType, s.cause)))
+		}
 		return nil
-	}, m.inFlight)
+	}, m.inFlight, m.paused)
 	if err != nil {
-		return nil, fmt.Errorf("observing the items in flight: %w", err)
+		return nil, fmt.Errorf("observing what is in flight: %w", err)
 	}
 	return r.Unregister, nil
 }

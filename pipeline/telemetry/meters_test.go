@@ -40,7 +40,7 @@ func TestMeters(t *testing.T) {
 	m.StageDone(t.Context(), "sign", it, 2*time.Second, nil)
 	m.Settled(pipeline.Outcome{Delivery: pipeline.Delivery{Item: it}, Kind: pipeline.OutcomePublished})
 	m.Settled(pipeline.Outcome{Delivery: pipeline.Delivery{Item: it}, Kind: pipeline.OutcomeFailed, Failure: &pipeline.Failure{Stage: "hash", Cause: "package.truncated"}})
-	stop, err := m.InFlight(func() int64 { return 42 })
+	stop, err := m.Watch(func() []Tally { return []Tally{tally{40, false}, tally{2, true}} })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +52,7 @@ func TestMeters(t *testing.T) {
 		"hallmark.stage.duration{hallmark.outcome=done,hallmark.stage=sign}":                                           "2 in 4s",
 		"hallmark.retries{error.type=rekor.unavailable,hallmark.stage=sign}":                                           "1",
 		"hallmark.items.in_flight{}": "42",
+		"hallmark.stage.paused{error.type=rekor.unavailable,hallmark.stage=sign}": "1",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -62,6 +63,16 @@ func TestMeters(t *testing.T) {
 	if _, ok := collect(t, reader)["hallmark.items.in_flight{}"]; ok {
 		t.Error("still observed after stop")
 	}
+}
+
+type tally struct {
+	n      int64
+	paused bool
+}
+
+func (t tally) InFlight() int64 { return t.n }
+func (t tally) Stages() []pipeline.StageTally {
+	return []pipeline.StageTally{{Stage: "hash"}, {Stage: "sign", Trouble: &pipeline.Trouble{Paused: t.paused, Err: &pipeline.Error{Cause: "rekor.unavailable"}}}}
 }
 
 func encoded(as []attribute.KeyValue) string {

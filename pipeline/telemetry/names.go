@@ -37,4 +37,5 @@ const (
 	MetricStageDuration = "hallmark.stage.duration"  // histogram, s: attempts of a stage, by stage and outcome
 	MetricRetries       = "hallmark.retries"         // counter: attempts to come after a transient error, by stage and cause
 	MetricInFlight      = "hallmark.items.in_flight" // gauge: items between the queue and the ledger
+	MetricPaused        = "hallmark.stage.paused"    // gauge: campaigns whose stage is held back by an outage, by stage and cause
 )
