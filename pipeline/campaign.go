@@ -56,7 +56,7 @@ func (c *Campaign) Validate() error {
 	if c.ChannelURL == "" && !c.NoTargetChannel {
 		return errors.New("campaign has no channel URL to attest")
 	}
-	if err := c.Sources.validate(); err != nil {
+	if err := c.Sources.Check(); err != nil {
 		return fmt.Errorf("campaign %s: %w", c.Name, err)
 	}
 	return nil

@@ -42,8 +42,9 @@ func (p SourcePolicy) digest() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// validate refuses a policy whose text is not the one that was frozen: less would be asked than the campaign says.
-func (p SourcePolicy) validate() error {
+// Check refuses a mode that there is not, and a text that is not the one that was frozen: less would be asked than the
+// campaign says.
+func (p SourcePolicy) Check() error {
 	switch {
 	case p == SourcePolicy{}:
 		return nil

@@ -161,6 +161,9 @@ func newSign(p Parts) (pipeline.Stage, error) {
 	if p.Signer == nil || p.Verifier == nil {
 		return nil, errors.New("needs a signer and a trust root")
 	}
+	if err := p.Campaign.Sources.Check(); err != nil {
+		return nil, err
+	}
 	st := sign.New(p.Signer, p.Verifier, sign.Options{
 		ChannelURL: p.Campaign.ChannelURL,
 		Identity:   p.Campaign.Identity,

@@ -111,6 +111,9 @@ func TestSignedOnlyIfSourced(t *testing.T) {
 	if err := st.Run(t.Context(), &pipeline.Item{Sources: &pipeline.Sources{Mode: "require", Unattested: 1}}); err != nil || ran != 1 || st.String() != "sign" {
 		t.Error(err, ran)
 	}
+	if _, err := newSign(Parts{Campaign: &pipeline.Campaign{Sources: pipeline.SourcePolicy{Mode: "insist"}}, Signer: &sign.KeylessSigner{}, Verifier: &attest.Verifier{}}); err == nil {
+		t.Error("a mode that a later version may have: nothing may be signed by one that does not know it")
+	}
 	for mode, want := range map[string]bool{"require": true, "report": false, "": false} {
 		built, err := newSign(Parts{Campaign: &pipeline.Campaign{Sources: pipeline.NewSourcePolicy(mode, "")}, Signer: &sign.KeylessSigner{}, Verifier: &attest.Verifier{}})
 		if _, is := built.(sourced); err != nil || is != want {

@@ -91,3 +91,35 @@ func TestSourcesNeedATrustRoot(t *testing.T) {
 	}
 	hash.stop(t)
 }
+
+// TestSourcesOfOneCampaignOfTwo: the same workers serve campaigns that look at sources and ones that do not; what is cut
+// between hash and sign is served by a worker that is given sources too.
+func TestSourcesOfOneCampaignOfTwo(t *testing.T) {
+	t.Parallel()
+	const n = 3
+	p, packages := newPlace(t), samples(t, n, 78)
+	url := "nats://" + freeAddress(t)
+	first := startWorker(t, stack.env, "--listen", strings.TrimPrefix(url, "nats://"), "--state", p.state, "--stages", "hash,sources",
+		"--sources-trusted-root", stack.TrustedRoot)
+	waitForServer(t, url)
+	rest := startWorker(t, stack.env, "--nats", url, "--stages", "sign,upload,publish")
+	for name, flags := range map[string][]string{"without": nil, "with": {"--sources", "require"}} {
+		to := p.channel + "-" + name
+		args := append([]string{"submit", "--nats", url, "--to", to, "--channel-url", channelURL, "--campaign", name,
+			"--certificate-identity", stack.Identity, "--certificate-oidc-issuer", stack.Issuer, "--cut", "sign"}, flags...)
+		run(t, programs.producer, append(args, packages...)...).want(t, 0)
+		if c := waitForStatus(t, url, name, func(c campaign) bool { return c.Waiting == 0 }); c.Published != n {
+			t.Errorf("%s: %+v", name, c)
+		}
+		s := decode[struct{ Campaigns []sourcesCampaign }](t, run(t, programs.producer, "status", "--json", "--nats", url, name).want(t, 0)).Campaigns[0]
+		if looks := name == "with"; looks != (s.Sources != nil) || looks && *s.Sources != (sourceCounts{Mode: "require", Unattested: n}) {
+			t.Errorf("%s: %+v", name, s.Sources)
+		}
+	}
+	rest.stop(t)
+	first.stop(t)
+	r := run(t, programs.worker, "--nats", url, "--stages", "hash,upload").want(t, 2)
+	if !strings.Contains(r.stderr, "want a run of") {
+		t.Errorf("stages that are no run: %s", r.stderr)
+	}
+}

@@ -78,7 +78,8 @@ func (r Report) Refused() (Outcome, bool) {
 	return r.Outcomes[i], true
 }
 
-// Checker checks the sources of packages. Keep one for a campaign, for what it keeps.
+// Checker checks the sources of packages. Keep one for the whole process, for what it keeps: it
+// knows no campaign.
 type Checker struct {
 	verifier *Verifier
 	fetcher  *Fetcher

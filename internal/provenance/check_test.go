@@ -234,7 +234,8 @@ func TestPolicy(t *testing.T) {
 	f, x := forgeOf(t), newIndex(t)
 	x.provenance[flaskPath] = provenance(t, nil, f.sign(t, order{}))
 	p, err := ParsePolicy([]byte("version: 1\nmode: require\nhosts:\n- {host: pypi.org, project: Flask, publishers: ['github:pallets/flask']}\n" +
-		"- {host: github.com, path: /pallets, publishers: ['github:{owner}/{repo}'], bundles: ['" + x.URL + "/{owner}/{repo}/{sha256}']}\n"))
+		"- {host: github.com, path: /pallets, publishers: ['github:{owner}/{repo}'], bundles: ['" + x.URL + "/{owner}/{repo}/{sha256}']}\n" +
+		"- {host: gitlab.example.org, publishers: [{identity: 'https://github.com/pallets/flask', issuer: '" + githubIssuer + "'}], bundles: ['" + x.URL + "/pallets/flask/{sha256}']}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,6 +256,7 @@ func TestPolicy(t *testing.T) {
 		{"https://github.com/palletsevil/flask/releases/download/3.1.1/f.tgz", flaskSHA256, StatusNone, ""},
 		{"https://github.com/pallets/flask/archive/3.1.1.tar.gz", flaskSHA256, StatusNone, ""},
 		{"https://example.org/f.tgz", flaskSHA256, StatusNone, ""},
+		{"https://gitlab.example.org/f.tgz", flaskSHA256, StatusVerified, ""},
 	} {
 		meta := []byte("package: {name: x}\nsource:\n  url: " + tt.url + "\n  sha256: " + tt.sha + "\n")
 		r, err := c.Check(t.Context(), conda.Files{metaRecipe: meta}, p)
@@ -270,6 +272,12 @@ func TestPolicy(t *testing.T) {
 		"unknown key": {"version: 1\nhost: []", CodePolicy},
 		"a ref":       {"version: 1\nhosts: [{host: pypi.org, publishers: ['github:a/b@refs/tags/1']}]", CodePublisherRef},
 		"no bundles":  {"version: 1\nhosts: [{host: github.com, publishers: ['github:a/b']}]", CodeNoBundleURL},
+		"no issuer":   {"version: 1\nhosts: [{host: pypi.org, publishers: [{identity: 'https://github.com/a/b'}]}]", CodePublisher},
+		"no identity": {"version: 1\nhosts: [{host: pypi.org, publishers: [{issuer: 'https://i'}]}]", CodePublisher},
+		"other key":   {"version: 1\nhosts: [{host: pypi.org, publishers: [{identity: 'https://github.com/a/b', issuer: 'https://i', ref: x}]}]", CodeRecipeField},
+		"null":        {"version: 1\nhosts: [{host: pypi.org, publishers: ['github:a/b', null]}]", CodePublisher},
+		"list":        {"version: 1\nhosts: [{host: pypi.org, publishers: [[]]}]", CodePublisher},
+		"no list":     {"version: 1\nhosts: [{host: pypi.org, publishers: 'github:a/b'}]", CodePolicy},
 		"mode":        {"version: 1\nmode: maybe", CodePolicy},
 		"version":     {"mode: off", CodePolicy},
 		"owner":       {"version: 1\nhosts: [{host: example.org, publishers: ['github:{owner}/b'], bundles: ['{url}.json']}]", CodePolicy},

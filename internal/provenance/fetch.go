@@ -42,7 +42,7 @@ const (
 	maxHosts     = 1024
 )
 
-// Fetcher fetches bundles, each URL once for all that ask: keep one for a campaign. It sends no credentials and no
+// Fetcher fetches bundles, each URL once for all that ask: keep one for the whole process. It sends no credentials and no
 // cookies, takes https alone, also of redirects, and leaves a host alone for as long as that asks.
 type Fetcher struct {
 	o      FetchOptions

@@ -43,14 +43,58 @@ type HostRule struct {
 	Path string `yaml:"path"`
 	// Project is the project's name at the Python package index; "" is every one.
 	Project string `yaml:"project"`
-	// Publishers are shorthands, all of which must have signed. For a GitHub release {owner} and {repo} are its
-	// repository's: github:{owner}/{repo}. They MUST NOT be empty.
-	Publishers []string `yaml:"publishers"`
+	// Publishers are those all of which must have signed. They MUST NOT be empty.
+	Publishers HostPublishers `yaml:"publishers"`
 	// Bundles are URLs of bundles. Beside {owner} and {repo} there are {url}, {filename} and {sha256}. If there are none,
 	// the URL is derived, as for recipes.
 	Bundles []string `yaml:"bundles"`
 	// PredicateType restricts which attestations count; "" does not.
 	PredicateType string `yaml:"predicate_type"`
+}
+
+// HostPublisher is a publisher as a policy has it: a shorthand, or an identity with its issuer, as in recipes. In a shorthand
+// for GitHub's releases {owner} and {repo} are their repository's: github:{owner}/{repo}.
+type HostPublisher struct {
+	Shorthand string    // "" if Explicit is set
+	Explicit  Publisher // the zero value if Shorthand is set
+}
+
+// HostPublishers are the publishers of a rule.
+type HostPublishers []HostPublisher
+
+// UnmarshalYAML implements yaml.Unmarshaler. The error is an *Error with a publisher's code. It reads the list itself, since
+// the reader of YAML leaves out elements that are null, and with them what somebody meant to ask for.
+func (p *HostPublishers) UnmarshalYAML(n *yaml.Node) error {
+	n = resolved(n)
+	if n.Kind != yaml.SequenceNode {
+		return refuse(CodePolicy, "", "line %d: publishers is not a list", n.Line)
+	}
+	for _, c := range n.Content {
+		c = resolved(c)
+		if c.Kind == yaml.ScalarNode {
+			*p = append(*p, HostPublisher{Shorthand: c.Value})
+			continue
+		}
+		explicit, err := readPublisher(c)
+		if err != nil {
+			err.Err = fmt.Errorf("line %d: %w", c.Line, err.Err)
+			return err
+		}
+		*p = append(*p, HostPublisher{Explicit: explicit})
+	}
+	return nil
+}
+
+// publisher is the one that is meant, once the placeholders are filled.
+func (p HostPublisher) publisher(fill *strings.Replacer) (Publisher, *Error) {
+	if p.Explicit != (Publisher{}) {
+		return p.Explicit, p.Explicit.check()
+	}
+	pub, err := ParsePublisher(fill.Replace(p.Shorthand))
+	if err != nil {
+		return pub, err.(*Error) // it gives no other
+	}
+	return pub, nil
 }
 
 const maxPolicy = 64 << 10
@@ -74,6 +118,10 @@ func ParsePolicy(data []byte) (Policy, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(&f); err != nil {
+		if e, ok := errors.AsType[*Error](err); ok {
+			e.Err = fmt.Errorf("the policy for sources: %w", e.Err)
+			return Policy{}, e
+		}
 		return invalid(errors.New(unknownKey.ReplaceAllString(err.Error(), `there is no key "$1"`)))
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
@@ -119,11 +167,11 @@ func (h HostRule) check() *Error {
 	}
 	example := strings.NewReplacer("{owner}", "o", "{repo}", "r", "{url}", "https://h/f", "{filename}", "f", "{sha256}", "0")
 	for _, s := range h.Publishers {
-		if strings.ContainsAny(s, "{}") && h.Host != "github.com" {
+		if strings.ContainsAny(s.Shorthand, "{}") && h.Host != "github.com" {
 			return refuse(CodePolicy, "", "{owner} and {repo} are known of github.com alone")
 		}
-		if _, err := ParsePublisher(example.Replace(s)); err != nil {
-			return err.(*Error) // it gives no other
+		if _, err := s.publisher(example); err != nil {
+			return err
 		}
 	}
 	for _, b := range h.Bundles {
@@ -143,10 +191,10 @@ func (p Policy) block(s Source) (*Attestation, *Error) {
 		for _, raw := range s.URLs {
 			if fill, ok := h.match(raw, s.SHA256); ok {
 				a := &Attestation{PredicateType: h.PredicateType}
-				for _, text := range h.Publishers {
-					pub, err := ParsePublisher(fill.Replace(text))
+				for _, hp := range h.Publishers {
+					pub, err := hp.publisher(fill)
 					if err != nil {
-						return nil, err.(*Error)
+						return nil, err
 					}
 					a.Publishers = append(a.Publishers, pub)
 				}
@@ -183,8 +231,18 @@ func (h HostRule) match(raw, sha256hex string) (*strings.Replacer, bool) {
 	release := hostOf(u) == "github.com" && len(parts) == 7 && parts[3] == "releases" && parts[4] == "download"
 	if release {
 		fill = append(fill, "{owner}", parts[1], "{repo}", parts[2])
-	} else if all := strings.Join(slices.Concat(h.Publishers, h.Bundles), " "); strings.Contains(all, "{owner}") || strings.Contains(all, "{repo}") {
+	} else if h.needsRelease() {
 		return nil, false
 	}
 	return strings.NewReplacer(fill...), true
+}
+
+// needsRelease says whether the rule is of use for releases alone.
+func (h HostRule) needsRelease() bool {
+	texts := slices.Clone(h.Bundles)
+	for _, p := range h.Publishers {
+		texts = append(texts, p.Shorthand)
+	}
+	all := strings.Join(texts, " ")
+	return strings.Contains(all, "{owner}") || strings.Contains(all, "{repo}")
 }

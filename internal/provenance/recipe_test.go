@@ -162,7 +162,7 @@ func FuzzRecipe(f *testing.F) {
 	}
 	f.Add([]byte(bomb()), []byte("a: &a [*a]\nsource: *a"), []byte("? [a]\n: b"))
 	c := NewChecker(forgeOf(f).verifier(f), NewFetcher(FetchOptions{Rate: 1e9, Burst: 1e6, Transport: tripper(func(*http.Request) (*http.Response, error) { return answer(404, ""), nil })}))
-	p := Policy{Hosts: []HostRule{{Host: "pypi.org", Publishers: []string{"github:a/b"}}}}
+	p := Policy{Hosts: []HostRule{{Host: "pypi.org", Publishers: []HostPublisher{{Shorthand: "github:a/b"}}}}}
 	f.Fuzz(func(t *testing.T, rendered, written, meta []byte) {
 		for _, files := range []conda.Files{{renderedRecipe: rendered, writtenRecipe: written}, {writtenRecipe: written, metaRecipe: meta}, {metaRecipe: meta}} {
 			list, err := Recipe(files)

@@ -67,6 +67,11 @@ func TestFound(t *testing.T) {
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	const hosts = "version: 1\nhosts: [{host: pypi.org, publishers: ['github:a/b']}]\n"
+	tampered := pipeline.NewSourcePolicy("require", hosts)
+	tampered.Text = "version: 1\n"
+	if p, err := Policy(tampered); err == nil {
+		t.Errorf("another text than the campaign's: %+v", p)
+	}
 	for _, tt := range []struct {
 		mode, text string
 		hosts      int

@@ -10,6 +10,9 @@ import (
 // Policy reads the policy that a campaign was frozen with. The campaign's mode counts; a policy text that asks for another
 // one is an error, since one of the two would be ignored. Errors are as provenance.ParsePolicy's.
 func Policy(p pipeline.SourcePolicy) (provenance.Policy, error) {
+	if err := p.Check(); err != nil {
+		return provenance.Policy{}, err
+	}
 	out := provenance.Policy{}
 	if p.Text != "" {
 		var err error
