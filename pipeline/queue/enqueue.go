@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/hallmark-attest/hallmark/pipeline"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -17,6 +19,12 @@ import (
 type EnqueueResult struct {
 	Queued, Already int
 }
+
+// patience is how long enqueueing waits for a server that does not answer; enqueueWait is how often it asks again.
+const (
+	patience    = time.Minute
+	enqueueWait = 2 * time.Second
+)
 
 // enqueueBatch is how many items are stored with one fsync.
 const enqueueBatch = 500
@@ -34,7 +42,8 @@ func Items(items ...*pipeline.Item) iter.Seq2[*pipeline.Item, error] {
 
 // Enqueue puts the items in the queue for the segment. An item that is there already, done or not, stays as it is. The
 // first error, of the sequence or of the queue, ends it; the result counts what is stored by then, and enqueueing the
-// same again completes it. The campaign MUST exist and be open (ErrNotFound, ErrClosed). An item's Campaign may be empty;
+// same again completes it. Where the queue has no room it waits for some until ctx ends, and the log says so; while the
+// server does not answer it waits for patience. The campaign MUST exist and be open (ErrNotFound, ErrClosed). An item's Campaign may be empty;
 // it is filled in.
 //
 // Each item begins a trace of its own, which travels with it.
@@ -109,22 +118,52 @@ func (e *enqueuer) flush(ctx context.Context) error {
 	}
 	var first error
 	already := 0
-	for i, err := range publish(ctx, e.msgs) {
-		switch {
-		case err == nil:
-			e.res.Queued++
-		case errors.Is(err, errAlready):
-			already++
-		default:
-			e.spans[i].SetStatus(codes.Error, "not stored")
-			if first == nil {
-				first = fmt.Errorf("storing %s: %w", e.msgs[i].Subject, err)
+	left := make([]int, len(e.msgs)) // of e.msgs, those that are not stored yet
+	for i := range left {
+		left[i] = i
+	}
+	for began := time.Now(); len(left) > 0; {
+		msgs := make([]*nats.Msg, len(left))
+		for k, i := range left {
+			msgs[k] = e.msgs[i]
+		}
+		var again []int
+		var why error
+		for k, err := range publish(ctx, msgs) {
+			i := left[k]
+			switch {
+			case err == nil:
+				e.res.Queued++
+			case errors.Is(err, errAlready):
+				already++
+			case ctx.Err() == nil && (errors.Is(err, errFull) || mayPassLater(err) && time.Since(began) < patience):
+				again, why = append(again, i), err
+				continue
+			default:
+				e.spans[i].SetStatus(codes.Error, "not stored")
+				if first == nil {
+					first = fmt.Errorf("storing %s: %w", e.msgs[i].Subject, err)
+				}
+			}
+			e.spans[i].End()
+		}
+		if left = again; len(left) > 0 {
+			e.q.log.WarnContext(ctx, "the queue takes nothing more for now; waiting", "items", len(left), "error", why)
+			select {
+			case <-time.After(enqueueWait):
+			case <-ctx.Done():
 			}
 		}
-		e.spans[i].End()
 	}
 	e.res.Already += already
 	e.known = already == len(e.msgs)
 	e.msgs, e.spans = e.msgs[:0], e.spans[:0]
 	return first
+}
+
+// mayPassLater reports whether the server was out of reach, or busy, and no verdict about the message came.
+func mayPassLater(err error) bool {
+	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
+		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrAsyncPublishTimeout) ||
+		errors.Is(err, jetstream.ErrTooManyStalledMsgs) || errors.Is(err, nats.ErrConnectionReconnecting)
 }

@@ -26,13 +26,16 @@ const (
 const (
 	codeWrongLastSequence = 10071
 	codeStoreFailed       = 10077
+	codeNoResources       = 10023
+	codeNoStorage         = 10047
 )
 
 // errAlready: the stream has a message on this subject, or with this id. errOverruled: the message's condition does not
-// hold, another outcome of the same item stands.
+// hold, another outcome of the same item stands. errFull: there is no room for it now.
 var (
 	errAlready   = errors.New("recorded already")
 	errOverruled = errors.New("another outcome is recorded")
+	errFull      = errors.New("the queue is full")
 )
 
 // verdict reads an error of the server.
@@ -48,6 +51,8 @@ func verdict(err error) error {
 		return errAlready
 	case e.ErrorCode == codeWrongLastSequence:
 		return errOverruled
+	case e.ErrorCode == codeStoreFailed && strings.Contains(e.Description, "exceeded"), e.ErrorCode == codeNoResources, e.ErrorCode == codeNoStorage:
+		return fmt.Errorf("%w: %w", errFull, err)
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -116,19 +117,62 @@ func TestEnqueueRefuses(t *testing.T) {
 	}
 }
 
-// A full store answers with the same code as a duplicate. Taking it for one would lose the item.
-func TestFullStoreIsNoDuplicate(t *testing.T) {
+// A full store answers with the same code as a duplicate. Taking it for one would lose the item. Whoever enqueues waits for
+// room instead, and goes on where it stopped.
+func TestEnqueueWaitsWhileTheQueueIsFull(t *testing.T) {
 	t.Parallel()
-	i := open(t, t.TempDir(), Options{JobsMaxBytes: 20_000})
-	c := campaign("full")
+	i := open(t, t.TempDir(), Options{JobsMaxBytes: 90_000})
+	old, c := campaign("old"), campaign("full")
+	i.create(t, old)
 	i.create(t, c)
-	res, err := i.Enqueue(t.Context(), c, "hash", Items(items(1000)...))
-	if err == nil || res.Already != 0 || res.Queued == 0 || res.Queued == 1000 {
-		t.Errorf("%+v, %v", res, err)
+	i.enqueue(t, old, items(200), EnqueueResult{Queued: 200})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	log := func(heard func()) {
+		i.log = slog.New(hears{slog.DiscardHandler, "the queue takes nothing more", sync.OnceFunc(heard)})
+	}
+	log(cancel)
+	res, err := i.Enqueue(ctx, c, "hash", Items(items(400)...))
+	if err == nil || res.Already != 0 || res.Queued == 0 || res.Queued == 400 {
+		t.Fatalf("%+v, %v", res, err)
 	}
 	if n := i.counts(t, c, oneSegment); n.Enqueued != uint64(res.Queued) {
-		t.Errorf("%d stored, %d reported", n.Enqueued, res.Queued)
+		t.Fatalf("%d stored, %d reported", n.Enqueued, res.Queued)
 	}
+	waits := make(chan struct{})
+	log(func() { close(waits) })
+	done := make(chan error, 1)
+	var again EnqueueResult
+	go func() {
+		var err error
+		again, err = i.Enqueue(t.Context(), c, "hash", Items(items(400)...))
+		done <- err
+	}()
+	<-waits
+	if err := i.purge(t.Context(), StreamJobs, "job.*.old.>"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil || again.Already != res.Queued || again.Queued != 400-res.Queued {
+		t.Errorf("%+v, %v", again, err)
+	}
+	if n := i.counts(t, c, oneSegment); n.Enqueued != 400 {
+		t.Errorf("%+v", n)
+	}
+}
+
+// hears calls heard for a log record that begins like this.
+type hears struct {
+	slog.Handler
+	text  string
+	heard func()
+}
+
+func (h hears) Enabled(context.Context, slog.Level) bool { return true }
+func (h hears) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, h.text) {
+		h.heard()
+	}
+	return nil
 }
 
 func TestConcurrentConsumersSettleEveryItemOnce(t *testing.T) {
