@@ -38,6 +38,7 @@ type Queue struct {
 	js       jetstream.JetStream
 	kv       jetstream.KeyValue // campaigns
 	suspects jetstream.KeyValue
+	budgets  jetstream.KeyValue
 	died     bool
 	log      *slog.Logger
 	timeout  time.Duration
@@ -64,7 +65,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 			return nil, err
 		}
 	}
-	places := map[string]*jetstream.KeyValue{BucketCampaigns: &q.kv, BucketSuspects: &q.suspects}
+	places := map[string]*jetstream.KeyValue{BucketCampaigns: &q.kv, BucketSuspects: &q.suspects, BucketBudgets: &q.budgets}
 	for _, cfg := range buckets(o) {
 		if *places[cfg.Bucket], err = q.ensureBucket(ctx, cfg); err != nil {
 			return nil, err

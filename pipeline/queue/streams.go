@@ -129,6 +129,7 @@ func buckets(o Options) []jetstream.KeyValueConfig {
 	return []jetstream.KeyValueConfig{
 		{Bucket: BucketCampaigns, Description: "Campaigns and their state", History: campaignHistory, Storage: jetstream.FileStorage, Replicas: o.Replicas},
 		{Bucket: BucketSuspects, Description: "Items that come again and again, while they are worked on", History: 1, TTL: suspectLife, Storage: jetstream.FileStorage, Replicas: o.Replicas},
+		{Bucket: BucketBudgets, Description: "Rate budgets of the deployment and of campaigns", History: 1, Storage: jetstream.FileStorage, Replicas: o.Replicas},
 	}
 }
 

@@ -13,6 +13,7 @@ const (
 	StreamQuarantine = "QUARANTINE"
 	BucketCampaigns  = "campaigns"
 	BucketSuspects   = "suspects"
+	BucketBudgets    = "budgets"
 )
 
 // eventPrefix opens every event's subject. The tokens after it are
