@@ -172,7 +172,7 @@ func TestRateIsChangedLive(t *testing.T) {
 		}
 		s.rate("c", "rekor", 300)
 		time.Sleep(2300 * time.Millisecond)
-		for _, step := range []struct{ rate, least int64 }{{300, 45}, {60, 8}, {3000, 420}, {30, 3}, {600, 85}} {
+		for _, step := range []struct{ rate, least int64 }{{300, 40}, {60, 7}, {3000, 380}, {30, 3}, {600, 80}} {
 			s.rate("c", "rekor", step.rate)
 			time.Sleep(2 * time.Second) // tokens of before
 			since := time.Now()
@@ -400,4 +400,33 @@ func TestTwoUpstreamsAtOnce(t *testing.T) {
 		}
 		w.Close()
 	})
+}
+
+// lateAnswers is a store whose answers to writes come late.
+type lateAnswers struct {
+	*simStore
+	delay time.Duration
+}
+
+func (l lateAnswers) put(ctx context.Context, key string, data []byte, revision uint64) error {
+	err := l.simStore.put(ctx, key, data, revision)
+	time.Sleep(l.delay) // also beyond ctx: the process is stopped
+	return err
+}
+
+// TestLeaseCountsFromBeforeItsRequest: an answer that comes when the lease is over gives nothing.
+func TestLeaseCountsFromBeforeItsRequest(t *testing.T) {
+	t.Parallel()
+	for delay, want := range map[time.Duration]bool{1500 * time.Millisecond: true, 2001 * time.Millisecond: false} {
+		simulate(t, func(t *testing.T, s *sim) {
+			s.rate("c", "rekor", 600)
+			b := newBudgets(lateAnswers{s.store, delay}, "w", s.tempo, quiet)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if err := b.Campaign("c").Wait(ctx, "rekor"); (err == nil) != want {
+				t.Errorf("answers that come after %v: %v", delay, err)
+			}
+			b.Close()
+		})
+	}
 }

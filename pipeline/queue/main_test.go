@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if url := os.Getenv(budgetChildEnv); url != "" {
+		os.Exit(budgetChild(url))
+	}
 	os.Exit(m.Run())
 }
 
