@@ -30,9 +30,8 @@ var (
 	ErrDigest = errors.New("the package's bytes have changed")
 	// ErrUnsettled says that the server answered 409 for a file that it did not serve in all the time that was waited.
 	ErrUnsettled = errors.New("the server says that the file exists, and does not serve it")
-	// ErrUnattested says that the file was there, with these bytes, and that its sidecar did not show the bundle in all the
-	// time that was waited: it was uploaded without it.
-	ErrUnattested = errors.New("the file was in the channel already, without this attestation")
+	// ErrUnattested says that the file's sidecar did not show the bundle in all the time that was waited.
+	ErrUnattested = errors.New("the channel does not serve this attestation")
 	// ErrArgument says that what was given cannot be uploaded at all: a bad file name, subdir, digest, size or bundle.
 	ErrArgument = errors.New("not a package and a bundle to upload")
 )

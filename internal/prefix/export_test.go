@@ -2,7 +2,6 @@ package prefix
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 )
 
@@ -16,6 +15,3 @@ func SetClock(t *Trusted, now func() time.Time) { t.now = now }
 
 // Raw shows a token.
 func Raw(t Token) string { return t.raw }
-
-// Held is held.
-func Held(elements []json.RawMessage, bundle []byte) Match { return held(elements, bundle) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"slices"
 	"sync"
 	"testing"
@@ -70,9 +71,35 @@ func newBench(t *testing.T, change func(*prefix.Config)) *bench {
 	return b
 }
 
-func (b *bench) upload(t *testing.T) (prefix.Uploaded, error) {
+// uploaded is what the server serves of a package, once it does.
+type uploaded struct {
+	Existed       bool
+	Match         prefix.Match
+	SidecarSHA256 string
+	SidecarSize   int64
+	Bundles       int
+}
+
+func (b *bench) upload(t *testing.T) (uploaded, error) {
 	t.Helper()
-	return b.client.Upload(t.Context(), b.pkg(), b.bundle)
+	return b.send(t, b.pkg())
+}
+
+// send uploads, and waits until the bundle is served.
+func (b *bench) send(t *testing.T, p prefix.Package) (u uploaded, err error) {
+	t.Helper()
+	if u.Existed, err = b.client.Upload(t.Context(), p, b.bundle); err != nil {
+		return u, err
+	}
+	sidecar, err := b.client.Await(t.Context(), p.Subdir, p.Filename, func(bundles []json.RawMessage) bool {
+		u.Bundles = len(bundles)
+		_, u.Match = prefix.Held(bundles, b.bundle)
+		return u.Match != ""
+	})
+	if err == nil {
+		u.SidecarSHA256, u.SidecarSize = sum(sidecar), int64(len(sidecar))
+	}
+	return u, err
 }
 
 func array(elements ...[]byte) []byte {

@@ -1,10 +1,11 @@
 // Package prefix publishes to a channel of prefix.dev, or of a server that speaks as it does: a package's bytes and its
 // verified bundle flow in, as one request; what the server serves of them afterwards flows out.
 //
-//	Package{Filename, Subdir, Size, SHA256, Body} + bundle ──▶ POST /api/v1/upload/CHANNEL ──▶ GET FILE.v0.sigs ──▶ Uploaded
+//	Package{Filename, Subdir, Size, SHA256, Body} + bundle ──Upload──▶ POST /api/v1/upload/CHANNEL
+//	GET FILE ──Compare──▶ the same bytes, or *Conflict        GET FILE.v0.sigs ──Await──▶ sidecar with the bundle
 //
-// The server does its own index. What is served is never overwritten, and nothing counts as uploaded before the served
-// sidecar has been seen to hold the bundle. The wire format is that of rattler's upload to prefix.dev.
+// The server does its own index. What is served is never overwritten. That something was uploaded does not say that it is
+// served: that is for Compare and Await to see. The wire format is that of rattler's upload to prefix.dev.
 package prefix
 
 import (
@@ -48,9 +49,6 @@ type Config struct {
 	Tokens TokenSource
 	// Transport carries the requests. Defaults to http.DefaultTransport.
 	Transport http.RoundTripper
-	// SkipExisting has Upload look whether the file is served already before it is sent. It costs one request per package,
-	// and the reading of each file that is there; it saves sending them.
-	SkipExisting bool
 	// Attempts is how often Upload sends a package while the server fails in a way that may pass. Defaults to DefaultAttempts.
 	Attempts int
 	// Backoff is the first pause between two requests for the same thing; the next ones grow. Defaults to DefaultBackoff.
@@ -68,7 +66,6 @@ type Client struct {
 	tokens   TokenSource
 	sender   *http.Client
 	reader   *http.Client
-	skip     bool
 	attempts int
 	backoff  time.Duration
 	patience time.Duration
@@ -90,7 +87,7 @@ func New(c Config) (*Client, error) {
 		c.Transport = http.DefaultTransport
 	}
 	cl := &Client{
-		server: url.URL{Scheme: c.Server.Scheme, Host: c.Server.Host}, channel: c.Channel, tokens: c.Tokens, skip: c.SkipExisting,
+		server: url.URL{Scheme: c.Server.Scheme, Host: c.Server.Host}, channel: c.Channel, tokens: c.Tokens,
 		sender:   remote.Unmoved(c.Transport, 0),
 		attempts: cmp.Or(max(c.Attempts, 0), DefaultAttempts), backoff: cmp.Or(max(c.Backoff, 0), DefaultBackoff),
 		patience: cmp.Or(max(c.Patience, 0), DefaultPatience), timeout: cmp.Or(max(c.Timeout, 0), DefaultTimeout), pause: remote.Pause,

@@ -17,48 +17,52 @@ import (
 	"github.com/hallmark-attest/hallmark/internal/strictjson"
 )
 
-// Found is what the channel serves under a package's name.
-type Found struct {
-	Exists bool
-	Size   int64
-	SHA256 string // of the served bytes, which were read for it
+// Compare reads what the channel serves under a name, and compares it: exists is true, and err nil, if it is a file of this
+// size, in bytes, and SHA-256, lower-case hex. It reads the whole file, in pieces, since what is said about a file is not
+// what is served; not one whose size is another. Errors are *Conflict, ErrForbidden, ErrRejected, ErrArgument, ctx's, or such
+// that Transient says yes.
+func (c *Client) Compare(ctx context.Context, subdir, filename string, size int64, sha256hex string) (exists bool, err error) {
+	f, err := c.find(ctx, subdir, filename, size)
+	if err != nil || f == nil {
+		return false, err
+	}
+	if f.size != size || f.sha256 != sha256hex {
+		return true, &Conflict{Subdir: subdir, Filename: filename, Ours: sha256hex, Theirs: f.sha256, TheirSize: f.size}
+	}
+	return true, nil
 }
 
-// Find reads what the channel serves under a name. It reads the whole file, in pieces, since what is said about a file is
-// not what is served. Errors are ErrForbidden, ErrRejected, ErrArgument, ctx's, or such that Transient says yes.
-func (c *Client) Find(ctx context.Context, subdir, filename string) (Found, error) {
-	return c.find(ctx, subdir, filename, -1)
+// found is a served file; without a digest if its size is not the one that was asked for.
+type found struct {
+	size   int64
+	sha256 string
 }
 
-// find is Find, which does not read a file of another size than size, unless that is negative.
-func (c *Client) find(ctx context.Context, subdir, filename string, size int64) (Found, error) {
+// find reads a file if it has the size; nil if there is none.
+func (c *Client) find(ctx context.Context, subdir, filename string, size int64) (*found, error) {
 	doing := fmt.Sprintf("looking for %s/%s in the channel", subdir, filename)
 	u, err := c.served(subdir, filename, "")
 	if err != nil {
-		return Found{}, fmt.Errorf("%s: %w: %w", doing, ErrArgument, err)
+		return nil, fmt.Errorf("%s: %w: %w", doing, ErrArgument, err)
 	}
-	within, cancel := c.within(ctx, max(size, 1<<30))
+	within, cancel := c.within(ctx, size)
 	defer cancel()
 	resp, err := c.get(within, ctx, doing, u)
 	if err != nil || resp == nil {
-		return Found{}, err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	if size >= 0 && resp.ContentLength >= 0 && resp.ContentLength != size {
-		return Found{Exists: true, Size: resp.ContentLength}, nil
-	}
-	body := io.Reader(resp.Body)
-	if size >= 0 {
-		body = io.LimitReader(body, size+1) // one more tells that it is another
+	if resp.ContentLength >= 0 && resp.ContentLength != size {
+		return &found{size: resp.ContentLength}, nil
 	}
 	sum := sha256.New()
-	n, err := io.Copy(sum, body)
+	n, err := io.Copy(sum, io.LimitReader(resp.Body, size+1)) // one more tells that it is another
 	if err != nil {
-		return Found{}, remote.Unreached(ctx, doing, err)
+		return nil, remote.Unreached(ctx, doing, err)
 	}
-	f := Found{Exists: true, Size: n}
-	if size < 0 || n <= size {
-		f.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	f := &found{size: n}
+	if n <= size {
+		f.sha256 = hex.EncodeToString(sum.Sum(nil))
 	}
 	return f, nil
 }
@@ -88,17 +92,17 @@ func (c *Client) Sidecar(ctx context.Context, subdir, filename string) (sidecar 
 	return sidecar, true, nil
 }
 
-// confirm waits until the served sidecar holds the bundle.
-func (c *Client) confirm(ctx context.Context, p Package, bundle []byte, existed bool) (up Uploaded, err error) {
+// Await waits until the served sidecar of a package has what is looked for, for Config.Patience. holds is given the
+// sidecar's bundles, and says whether it has found it.
+//
+// The error is ErrUnattested if the server answered all the time, with a sidecar that does not have it or with none:
+// where the package is served, too, it has been uploaded without it. Other errors are those of Sidecar, or *Outage.
+func (c *Client) Await(ctx context.Context, subdir, filename string, holds func(bundles []json.RawMessage) bool) (sidecar []byte, err error) {
 	missing := func(what string) error {
-		err := fmt.Errorf("waiting for the attestation of %s/%s: %s", p.Subdir, p.Filename, what)
-		if existed {
-			return fmt.Errorf("%w: %w", err, ErrUnattested)
-		}
-		return &remote.Outage{Err: err}
+		return fmt.Errorf("waiting for the attestation of %s/%s: %s: %w", subdir, filename, what, ErrUnattested)
 	}
 	err = c.await(ctx, func() (bool, error) {
-		sidecar, found, err := c.Sidecar(ctx, p.Subdir, p.Filename)
+		served, found, err := c.Sidecar(ctx, subdir, filename)
 		switch {
 		case err != nil:
 			_, passes := Transient(err)
@@ -106,38 +110,37 @@ func (c *Client) confirm(ctx context.Context, p Package, bundle []byte, existed 
 		case !found:
 			return false, missing("no sidecar is served")
 		}
-		elements, err := attest.Split(sidecar)
+		bundles, err := attest.Split(served)
 		if err != nil {
 			return false, missing(err.Error())
 		}
-		match := held(elements, bundle)
-		if match == "" {
-			return false, missing(fmt.Sprintf("the served sidecar has %d attestations and not this one", len(elements)))
+		if !holds(bundles) {
+			return false, missing(fmt.Sprintf("the served sidecar has %d attestations and not this one", len(bundles)))
 		}
-		sum := sha256.Sum256(sidecar)
-		up = Uploaded{Match: match, SidecarSHA256: hex.EncodeToString(sum[:]), SidecarSize: int64(len(sidecar)), Bundles: len(elements)}
+		sidecar = served
 		return true, nil
 	})
-	return up, err
+	return sidecar, err
 }
 
-// held tells how one of the elements is the bundle; "" if none is.
-func held(elements []json.RawMessage, bundle []byte) Match {
-	for _, e := range elements {
-		if bytes.Equal(e, bundle) {
-			return SameBytes
+// Held finds a bundle among those of a sidecar, and tells how it is there; "" if it is not.
+func Held(bundles []json.RawMessage, bundle []byte) (json.RawMessage, Match) {
+	bundle = bytes.TrimSpace(bundle)
+	for _, b := range bundles {
+		if bytes.Equal(b, bundle) {
+			return b, SameBytes
 		}
 	}
 	want, err := strictjson.DecodeObject(bundle)
 	if err != nil {
-		return ""
+		return nil, ""
 	}
-	for _, e := range elements {
-		if got, err := strictjson.DecodeObject(e); err == nil && reflect.DeepEqual(got, want) {
-			return SameJSON
+	for _, b := range bundles {
+		if got, err := strictjson.DecodeObject(b); err == nil && reflect.DeepEqual(got, want) {
+			return b, SameJSON
 		}
 	}
-	return ""
+	return nil, ""
 }
 
 // get asks for a file of the channel, with the token where there is one, since a channel may be private; a token that may

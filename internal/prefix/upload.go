@@ -24,19 +24,6 @@ type Package struct {
 	Body io.ReaderAt
 }
 
-// Uploaded is what the server serves of a package that it has.
-type Uploaded struct {
-	// Existed says that the file was there before the request that settled it: from before, or from a request of this very
-	// call whose answer was lost.
-	Existed bool
-	// Match is how the served sidecar holds the bundle.
-	Match Match
-	// SidecarSHA256, SidecarSize and Bundles describe the sidecar as it was served.
-	SidecarSHA256 string
-	SidecarSize   int64
-	Bundles       int
-}
-
 // Match is how a sidecar holds a bundle.
 type Match string
 
@@ -49,41 +36,21 @@ const (
 
 var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// Upload sends a package and its bundle, in one request, and returns when the server serves the bundle in the file's
-// sidecar. The caller MUST have verified the bundle. Done again, it changes nothing: where the server says that the file
-// exists (409, which may also follow an upload of ours whose answer was lost), the served bytes are read and compared.
+// Upload sends a package and its bundle, in one request. The caller MUST have verified the bundle. Done again, it changes
+// nothing: where the server says that the file exists (409, which may also follow an upload of ours whose answer was lost),
+// the served bytes are read and compared. existed is true then: whether they have this bundle is for Sidecar to tell.
 //
 // A token that is refused (401) is asked for anew, once. What may pass is tried again, Config.Attempts times in all, as
 // long as the server does not ask for more than 15 seconds of rest.
 //
-// Errors: *Conflict; ErrArgument, ErrDigest, ErrRejected, ErrUnsettled and ErrUnattested, which are this package's;
-// ErrIdentity, ErrForbidden and ErrChannel, which may be every package's; ctx's; else Transient says yes.
-func (c *Client) Upload(ctx context.Context, p Package, bundle []byte) (Uploaded, error) {
+// Errors: *Conflict; ErrArgument, ErrDigest, ErrRejected and ErrUnsettled, which are this package's; ErrIdentity,
+// ErrForbidden and ErrChannel, which may be every package's; ctx's; else Transient says yes.
+func (c *Client) Upload(ctx context.Context, p Package, bundle []byte) (existed bool, err error) {
 	bundle = bytes.TrimSpace(bundle)
 	if err := c.check(p, bundle); err != nil {
-		return Uploaded{}, fmt.Errorf("%w: %w", ErrArgument, err)
+		return false, fmt.Errorf("%w: %w", ErrArgument, err)
 	}
-	existed := false
-	if c.skip {
-		found, err := c.find(ctx, p.Subdir, p.Filename, p.Size)
-		if err != nil {
-			return Uploaded{}, err
-		}
-		if existed = found.Exists; existed {
-			if err := p.same(found); err != nil {
-				return Uploaded{}, err
-			}
-		}
-	}
-	if !existed {
-		var err error
-		if existed, err = c.send(ctx, p, bundle); err != nil {
-			return Uploaded{}, err
-		}
-	}
-	up, err := c.confirm(ctx, p, bundle, existed)
-	up.Existed = existed
-	return up, err
+	return c.send(ctx, p, bundle)
 }
 
 func (c *Client) check(p Package, bundle []byte) error {
@@ -104,45 +71,42 @@ func (c *Client) check(p Package, bundle []byte) error {
 	return nil
 }
 
-// same compares what is served.
-func (p Package) same(f Found) error {
-	if f.Size == p.Size && f.SHA256 == p.SHA256 {
-		return nil
-	}
-	return &Conflict{Subdir: p.Subdir, Filename: p.Filename, Ours: p.SHA256, Theirs: f.SHA256, TheirSize: f.Size}
-}
-
 // send posts until the server has the package, or says why not.
 func (c *Client) send(ctx context.Context, p Package, bundle []byte) (existed bool, err error) {
+	answer, err := c.persist(ctx, func(token Token) error { return c.post(ctx, p, bundle, token) })
+	if answer != nil && answer.Status == http.StatusConflict {
+		return true, c.settle(ctx, p, answer)
+	}
+	return false, err
+}
+
+// persist makes a request until it is done or refused for good, with a new token once if the first one is refused. answer is
+// the last answer, if the error is one.
+func (c *Client) persist(ctx context.Context, request func(Token) error) (answer *StatusError, err error) {
 	delay := c.backoff
 	var refused Token
 	for attempt := 1; ; attempt++ {
 		token, terr := c.token(ctx, refused)
 		if _, passes := Transient(terr); passes {
-			return false, terr
+			return nil, terr
 		} else if terr != nil {
-			return false, errors.Join(err, terr) // err: the refusal that made us ask anew
+			return nil, errors.Join(err, terr) // err: the refusal that made us ask anew
 		}
-		err = c.post(ctx, p, bundle, token)
-		answer, _ := errors.AsType[*StatusError](err)
-		switch {
-		case err == nil:
-			return false, nil
-		case answer != nil && answer.Status == http.StatusUnauthorized && refused == Token{}:
+		err = request(token)
+		answer, _ = errors.AsType[*StatusError](err)
+		if answer != nil && answer.Status == http.StatusUnauthorized && refused == (Token{}) {
 			refused = token
 			attempt--
 			continue
-		case answer != nil && answer.Status == http.StatusConflict:
-			return true, c.settle(ctx, p, answer)
 		}
 		after, ok := Transient(err)
 		if !ok || attempt >= c.attempts || after > maxPause {
-			return false, err
+			return answer, err
 		}
 		now, then := next(delay, after)
 		delay = then
 		if perr := c.pause(ctx, now); perr != nil {
-			return false, errors.Join(perr, err)
+			return nil, errors.Join(perr, err)
 		}
 	}
 }
@@ -160,17 +124,7 @@ func (c *Client) post(ctx context.Context, p Package, bundle []byte, token Token
 	f := newForm(p, bundle)
 	within, cancel := c.within(ctx, f.size)
 	defer cancel()
-	u := c.server
-	u.Path = "/api/v1/upload/" + c.channel
-	req, err := http.NewRequestWithContext(within, http.MethodPost, u.String(), f)
-	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	req.ContentLength = f.size // known, so nothing is chunked
-	req.Header.Set("Content-Type", f.contentType())
-	req.Header.Set("Authorization", "Bearer "+token.raw)
-	req.Header.Set("User-Agent", userAgent)
-	resp, err := c.sender.Do(req)
+	resp, err := c.submit(within, doing, f, f.size, f.contentType(), token)
 	if err == nil {
 		err = answered(doing, resp, token)
 	} else if ferr := f.failed(); ferr != nil {
@@ -182,6 +136,21 @@ func (c *Client) post(ctx context.Context, p Package, bundle []byte, token Token
 	cancel()
 	<-f.done
 	return err
+}
+
+// submit makes a request for an upload.
+func (c *Client) submit(ctx context.Context, doing string, body io.Reader, size int64, contentType string, token Token) (*http.Response, error) {
+	u := c.server
+	u.Path = "/api/v1/upload/" + c.channel
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	req.ContentLength = size // known, so nothing is chunked
+	req.Header.Set("Content-Type", contentType)
+	req.Header.Set("Authorization", "Bearer "+token.raw)
+	req.Header.Set("User-Agent", userAgent)
+	return c.sender.Do(req)
 }
 
 // answered says what the answer to an upload means. It closes it.
@@ -211,15 +180,12 @@ func answered(doing string, resp *http.Response, token Token) error {
 // settle finds out what a 409 means: it is nil if the served bytes are ours. A file may be served a while after it exists.
 func (c *Client) settle(ctx context.Context, p Package, answer *StatusError) error {
 	return c.await(ctx, func() (bool, error) {
-		found, err := c.find(ctx, p.Subdir, p.Filename, p.Size)
-		if err != nil {
-			_, passes := Transient(err)
-			return !passes, err
-		}
-		if !found.Exists {
+		exists, err := c.Compare(ctx, p.Subdir, p.Filename, p.Size, p.SHA256)
+		if err == nil && !exists {
 			return false, answer
 		}
-		return true, p.same(found)
+		_, passes := Transient(err)
+		return !passes, err
 	})
 }
 

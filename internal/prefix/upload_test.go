@@ -30,7 +30,7 @@ func TestUpload(t *testing.T) {
 	if !bytes.Equal(body, b.body) || !bytes.Equal(sidecar, []byte("["+string(b.bundle)+"]")) {
 		t.Errorf("the server has %q, %q", body, sidecar)
 	}
-	want := prefix.Uploaded{Match: prefix.SameBytes, SidecarSHA256: sum(sidecar), SidecarSize: int64(len(sidecar)), Bundles: 1}
+	want := uploaded{Match: prefix.SameBytes, SidecarSHA256: sum(sidecar), SidecarSize: int64(len(sidecar)), Bundles: 1}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -55,7 +55,7 @@ func TestStream(t *testing.T) {
 	r := &watched{ReaderAt: bytes.NewReader(b.body)}
 	p := b.pkg()
 	p.Body = r
-	if _, err := b.client.Upload(t.Context(), p, b.bundle); err != nil {
+	if _, err := b.send(t, p); err != nil {
 		t.Fatal(err)
 	}
 	if most := r.most.Load(); most > 1<<20 {
@@ -92,7 +92,7 @@ func TestEarlyAnswer(t *testing.T) {
 	r := &watched{ReaderAt: bytes.NewReader(b.body)}
 	p := b.pkg()
 	p.Body = r
-	_, err := b.client.Upload(t.Context(), p, b.bundle)
+	_, err := b.send(t, p)
 	r.over.Store(true)
 	// A server that hangs up on HTTP/1 while it is sent to may not be heard; what the strict server has to say to the
 	// second request about this bundle is heard.
@@ -207,11 +207,15 @@ func TestLostAnswer(t *testing.T) {
 
 func TestConflict(t *testing.T) {
 	t.Parallel()
-	for _, skip := range []bool{false, true} {
-		for name, theirs := range map[string]string{"other bytes": "subdir linux-64\nthe bytes of A package\r\n--\r\n", "other size": "x"} {
-			b := newBench(t, func(c *prefix.Config) { c.SkipExisting = skip })
-			b.server.Put(subdir, filename, []byte(theirs), array(b.bundle))
-			_, err := b.upload(t)
+	for name, theirs := range map[string]string{"other bytes": "subdir linux-64\nthe bytes of A package\r\n--\r\n", "other size": "x"} {
+		b := newBench(t, nil)
+		b.server.Put(subdir, filename, []byte(theirs), array(b.bundle))
+		_, err := b.upload(t)
+		exists, compared := b.client.Compare(t.Context(), subdir, filename, int64(len(b.body)), sum(b.body))
+		if !exists {
+			t.Errorf("%s: not there", name)
+		}
+		for _, err := range []error{err, compared} {
 			c, ok := errors.AsType[*prefix.Conflict](err)
 			if !ok || c.Ours != sum(b.body) || c.TheirSize != int64(len(theirs)) || (c.Theirs == sum([]byte(theirs))) != (name == "other bytes") {
 				t.Errorf("%s: %v", name, err)
@@ -219,21 +223,61 @@ func TestConflict(t *testing.T) {
 			if _, transient := prefix.Transient(err); transient {
 				t.Errorf("%s: transient", name)
 			}
-			if body, _ := b.server.Served(subdir, filename); string(body) != theirs {
-				t.Errorf("%s: overwritten", name)
-			}
+		}
+		if body, _ := b.server.Served(subdir, filename); string(body) != theirs {
+			t.Errorf("%s: overwritten", name)
 		}
 	}
 }
 
-func TestSkipExisting(t *testing.T) {
+func TestCompare(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, func(c *prefix.Config) { c.SkipExisting = true })
-	for i, existed := range []bool{false, true} {
-		got, err := b.upload(t)
-		if err != nil || got.Existed != existed || len(b.server.Requests(prefixtest.Upload)) != 1 || len(b.server.Requests(prefixtest.File)) != i+1 {
-			t.Errorf("%d: %+v, %v", i, got, err)
+	b := newBench(t, nil)
+	for _, want := range []bool{false, true} {
+		exists, err := b.client.Compare(t.Context(), subdir, filename, int64(len(b.body)), sum(b.body))
+		if err != nil || exists != want {
+			t.Errorf("%v, %v", exists, err)
 		}
+		b.server.Put(subdir, filename, b.body, nil)
+	}
+	if n := len(b.server.Requests(prefixtest.Upload)); n != 0 {
+		t.Errorf("%d uploads", n)
+	}
+}
+
+// TestProbe: what an upload would be answered, without one.
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	if err := b.client.Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for code, want := range map[int]error{401: prefix.ErrIdentity, 403: prefix.ErrForbidden, 404: prefix.ErrChannel, 302: prefix.ErrChannel} {
+		b.server.Fail(prefixtest.Fault{On: prefixtest.Probe, Status: code})
+		if err := b.client.Probe(t.Context()); !errors.Is(err, want) {
+			t.Errorf("%d: %v", code, err)
+		}
+	}
+	for _, code := range []int{400, 409, 413} {
+		b.server.Fail(prefixtest.Fault{On: prefixtest.Probe, Status: code})
+		if err := b.client.Probe(t.Context()); err != nil {
+			t.Errorf("%d: %v", code, err)
+		}
+	}
+	b.server.Fail(prefixtest.Fault{On: prefixtest.Probe, Status: 503}, prefixtest.Fault{On: prefixtest.Probe})
+	if err := b.client.Probe(t.Context()); err != nil || len(b.paused()) != 2 {
+		t.Errorf("an outage: %v, paused %v", err, b.paused())
+	}
+	b.connect(t, func(c *prefix.Config) { c.Channel = "another" })
+	if err := b.client.Probe(t.Context()); !errors.Is(err, prefix.ErrChannel) {
+		t.Errorf("another channel: %v", err)
+	}
+	b.connect(t, func(c *prefix.Config) { c.Tokens = nil })
+	if err := b.client.Probe(t.Context()); !errors.Is(err, prefix.ErrIdentity) {
+		t.Errorf("no token: %v", err)
+	}
+	if n := len(b.server.Requests(prefixtest.Upload)); n != 0 {
+		t.Errorf("%d uploads", n)
 	}
 }
 
@@ -252,7 +296,7 @@ func TestNotServed(t *testing.T) {
 		"signed otherwise": {func(b *bench) { b.server.Put(subdir, filename, b.body, array(other)) }, prefix.ErrUnattested},
 		"not in the sidecar": {func(b *bench) {
 			b.server.Rewrite(func([]byte) []byte { return array(other) })
-		}, nil},
+		}, prefix.ErrUnattested},
 		"garbage": {func(b *bench) { b.server.Rewrite(func([]byte) []byte { return []byte("<html>") }) }, nil},
 		"an object": {func(b *bench) {
 			b.server.Rewrite(func(s []byte) []byte { return bytes.Trim(s, "[]") })
@@ -305,7 +349,7 @@ func TestChangedPackage(t *testing.T) {
 		b := newBench(t, nil)
 		p := b.pkg()
 		change(&p)
-		_, err := b.client.Upload(t.Context(), p, b.bundle)
+		_, err := b.send(t, p)
 		if name == "unreadable" {
 			if !errors.Is(err, errBroken) {
 				t.Errorf("%s: %v", name, err)
@@ -343,7 +387,7 @@ func TestArguments(t *testing.T) {
 		b := newBench(t, nil)
 		p := b.pkg()
 		change(&p, &b.bundle)
-		_, err := b.client.Upload(t.Context(), p, b.bundle)
+		_, err := b.send(t, p)
 		if _, transient := prefix.Transient(err); !errors.Is(err, prefix.ErrArgument) || transient || len(b.server.Requests("")) != 0 {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -26,6 +26,7 @@ import (
 const (
 	Mint    = "mint"
 	Upload  = "upload"
+	Probe   = "probe"   // an upload's form without a part
 	File    = "file"    // a package
 	Sidecar = "sidecar" // FILE.v0.sigs
 )
@@ -64,6 +65,7 @@ type Server struct {
 	mu         sync.Mutex
 	api        map[string]bool      // API tokens
 	identities map[string]bool      // identity tokens that are trusted
+	issuers    map[string]bool      // issuers all of whose identity tokens are trusted
 	minted     map[string]time.Time // with their expiry
 	life       time.Duration
 	shape      func(n int, expiry time.Time) string
@@ -83,7 +85,7 @@ type Server struct {
 // that breaks them on purpose calls Violations.
 func New(t testing.TB, channel string) *Server {
 	t.Helper()
-	s := &Server{Channel: channel, api: map[string]bool{}, identities: map[string]bool{}, minted: map[string]time.Time{},
+	s := &Server{Channel: channel, api: map[string]bool{}, identities: map[string]bool{}, issuers: map[string]bool{}, minted: map[string]time.Time{},
 		life: 10 * time.Minute, files: map[string][]byte{}, sidecars: map[string][]byte{}}
 	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
 	t.Cleanup(func() {
@@ -118,6 +120,9 @@ func (s *Server) Accept(token string) { s.set(func() { s.api[token] = true }) }
 
 // Trust makes the server mint tokens for an identity token. Its audience is looked at, too.
 func (s *Server) Trust(identityToken string) { s.set(func() { s.identities[identityToken] = true }) }
+
+// TrustIssuer makes the server mint tokens for every identity token that says that it is of an issuer.
+func (s *Server) TrustIssuer(issuer string) { s.set(func() { s.issuers[issuer] = true }) }
 
 // MintFor sets how long minted tokens live, and how they look: by default "minted-N".
 func (s *Server) MintFor(life time.Duration, shape func(n int, expiry time.Time) string) {
@@ -232,10 +237,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, fault.Body)
 }
 
+// longestProbe bounds a form without a part: a boundary has at most 70 characters (RFC 2046).
+const longestProbe = 80
+
 func (s *Server) endpoint(r *http.Request) string {
 	switch p := r.URL.Path; {
 	case p == "/api/oidc/mint_token":
 		return Mint
+	case strings.HasPrefix(p, "/api/") && r.ContentLength >= 0 && r.ContentLength < longestProbe:
+		return Probe
 	case strings.HasPrefix(p, "/api/"):
 		return Upload
 	case strings.HasSuffix(p, ".v0.sigs"):
@@ -249,7 +259,7 @@ func (s *Server) work(endpoint string, w http.ResponseWriter, r *http.Request) {
 	switch endpoint {
 	case Mint:
 		s.mint(w, r)
-	case Upload:
+	case Upload, Probe:
 		s.upload(w, r)
 	default:
 		s.read(w, r)

@@ -71,7 +71,7 @@ func (s *Server) mint(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.identities[raw] || !slices.Contains(id.Audience, s.Origin().Hostname()) || time.Now().After(id.Expiry) {
+	if !s.identities[raw] && !s.issuers[id.Issuer] || !slices.Contains(id.Audience, s.Origin().Hostname()) || time.Now().After(id.Expiry) {
 		http.Error(w, "no trusted publisher for "+raw, http.StatusUnauthorized)
 		return
 	}
@@ -101,6 +101,10 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 	}
 	if p := "/api/v1/upload/" + s.Channel; r.URL.EscapedPath() != p {
 		http.Error(w, "no such channel", http.StatusNotFound)
+		return
+	}
+	if len(raw) < longestProbe && empty(r.Header.Get("Content-Type"), raw) {
+		http.Error(w, "there is no file", http.StatusUnprocessableEntity)
 		return
 	}
 	f, err := parse(r.Header.Get("Content-Type"), raw)
@@ -133,6 +137,12 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 type sending struct {
 	name              string
 	body, attestation []byte
+}
+
+// empty tells a form without a part.
+func empty(contentType string, raw []byte) bool {
+	kind, params, err := mime.ParseMediaType(contentType)
+	return err == nil && kind == "multipart/form-data" && len(params) == 1 && string(raw) == "--"+params["boundary"]+"--\r\n"
 }
 
 // parse takes a form apart as rattler's client writes it: two parts in this order, with these headers in this order.
