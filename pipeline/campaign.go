@@ -15,7 +15,8 @@ type Campaign struct {
 	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
 	State   State     `json:"state"`
-	// To is where it writes: a directory's absolute path or s3://bucket/prefix.
+	// To is where it writes: a directory's absolute path, s3://bucket/prefix, or https://host/name on a server that keeps its
+	// own index.
 	To string `json:"to"`
 	// ChannelURL is what is attested as CEP 27's targetChannel: a public http(s) URL. Empty only if NoTargetChannel is set.
 	ChannelURL      string `json:"channelURL,omitempty"`
@@ -31,6 +32,10 @@ type Campaign struct {
 	Cuts []string `json:"cuts,omitempty"`
 	// Sources is what is asked of the packages' sources.
 	Sources SourcePolicy `json:"sources,omitzero"`
+	// SkipExisting has packages looked for on such a server before they are signed.
+	SkipExisting bool `json:"skipExisting,omitempty"`
+	// StoreGitHub has each bundle put into the attestation store of the GitHub repository that its certificate names.
+	StoreGitHub bool `json:"storeGitHub,omitempty"`
 	// Inputs is a digest over what was submitted, for finding an interrupted run of the same command.
 	Inputs string `json:"inputs,omitempty"`
 }
@@ -60,6 +65,11 @@ func (c *Campaign) Validate() error {
 		return fmt.Errorf("campaign %s: %w", c.Name, err)
 	}
 	return nil
+}
+
+// OnServer tells whether the channel is on a server that keeps its own index.
+func (c *Campaign) OnServer() bool {
+	return strings.HasPrefix(c.To, "https://") || strings.HasPrefix(c.To, "http://")
 }
 
 // Channel is what stands for the campaign's channel in item keys and event subjects: the public URL, or, where none is

@@ -12,6 +12,7 @@ import (
 	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/store"
 	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/stages/server"
 	"github.com/hallmark-attest/hallmark/stages/sign"
 )
 
@@ -50,20 +51,34 @@ func (p *prior) Find(ctx context.Context, it *pipeline.Item) error {
 	if !ok {
 		return nil
 	}
-	bundle, res, err := attest.Find(sidecar, p.verifier, attest.Subject{Filename: it.Filename, SHA256: pkg.SHA256}, sign.Policy(p.campaign.ChannelURL, p.campaign.Identity, p.campaign.Issuer))
-	if err != nil || res == nil {
+	if !accepted(p.verifier, p.campaign, sidecar, it) {
 		return nil // nothing of ours in it: sign, and add
+	}
+	sig := &it.Signature
+	digest := sha256.Sum256(sidecar)
+	if found.Record.SHA256 == pkg.SHA256 && found.Record.AttestationsSHA256 == hex.EncodeToString(digest[:]) &&
+		sig.SignedAt.Before(p.campaign.Created) {
+		return pipeline.Skip("channel.published", "already published with these bytes, signed by %s at %s",
+			sig.Identity, sig.SignedAt.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// accepted looks into a sidecar for an attestation of the item by the campaign's signer, and gives it to the item.
+func accepted(v *attest.Verifier, c *pipeline.Campaign, sidecar []byte, it *pipeline.Item) bool {
+	bundle, res, err := attest.Find(sidecar, v, attest.Subject{Filename: it.Filename, SHA256: it.Package.SHA256}, sign.Policy(c.ChannelURL, c.Identity, c.Issuer))
+	if err != nil || res == nil {
+		return false
 	}
 	it.Bundle = bundle
 	it.Signature = sign.Signature(res)
 	it.Signature.Found = true
-	digest := sha256.Sum256(sidecar)
-	if found.Record.SHA256 == pkg.SHA256 && found.Record.AttestationsSHA256 == hex.EncodeToString(digest[:]) &&
-		res.SignedAt.Before(p.campaign.Created) {
-		return pipeline.Skip("channel.published", "already published with these bytes, signed by %s at %s",
-			res.Identity, res.SignedAt.UTC().Format(time.RFC3339))
-	}
-	return nil
+	return true
+}
+
+// accept is accepted, for a channel's server.
+func accept(p Parts) server.Accept {
+	return func(sidecar []byte, it *pipeline.Item) bool { return accepted(p.Verifier, p.Campaign, sidecar, it) }
 }
 
 // upstream classifies what went wrong while the channel was read.

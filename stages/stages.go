@@ -12,9 +12,13 @@ import (
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/channel"
+	attestations "github.com/hallmark-attest/hallmark/internal/github"
+	"github.com/hallmark-attest/hallmark/internal/prefix"
 	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/stages/github"
 	"github.com/hallmark-attest/hallmark/stages/hash"
 	"github.com/hallmark-attest/hallmark/stages/publish"
+	"github.com/hallmark-attest/hallmark/stages/server"
 	"github.com/hallmark-attest/hallmark/stages/sign"
 	"github.com/hallmark-attest/hallmark/stages/sources"
 	"github.com/hallmark-attest/hallmark/stages/upload"
@@ -28,9 +32,16 @@ type Parts struct {
 	Channel *channel.Channel
 	// Sources checks who published packages' sources. Only the stage sources needs it.
 	Sources sources.Checker
+	// Server is what takes Channel's place, where the campaign's channel is on a server that keeps its own index.
+	Server *prefix.Client
+	// SidecarOnly is for a Server: to be published, a package's sidecar is read back, and its bytes are not.
+	SidecarOnly bool
+	// GitHub is where bundles go, too, if the campaign says so. Only the stage upload needs it.
+	GitHub *attestations.Attestations
 	// Signer signs as the worker's identity. Only the stage sign needs it.
 	Signer sign.Signer
-	// Verifier checks bundles against the trust root. The stage sign needs it; hash with a Channel does too.
+	// Verifier checks bundles against the trust root. The stage sign needs it; hash with a Channel or Server does too, and
+	// upload with a Server.
 	Verifier *attest.Verifier
 	// MonolithInterval is publish.Options.Interval.
 	MonolithInterval time.Duration
@@ -47,22 +58,27 @@ type stage struct {
 	build       func(Parts) (pipeline.Stage, error)
 	// wanted says whether a campaign has the stage; nil: every one has.
 	wanted func(*pipeline.Campaign) bool
+	// with names the stage that this is no stage beside, but a step that comes with: no list of stages names it or is cut there.
+	with string
 }
 
 // list is every stage, in the order in which a package meets them.
 var list = []stage{
-	{name: "hash", concurrency: hash.Concurrency(), build: newHash},                                               // one read: digests, size, the record; and what the channel has already
-	{name: "sources", concurrency: sources.Concurrency, build: newSources, wanted: checksSources},                 // who published the sources that the recipe names: upstream attestations
-	{name: "sign", concurrency: sign.Concurrency, build: newSign, commits: true},                                  // CEP 27 statement, certificate, timestamp, log entry; verified before it goes on
-	{name: "upload", concurrency: upload.Concurrency, build: newUpload, commits: true, completes: "signed"},       // package, then immutable sidecar, then mutable sidecar
-	{name: "publish", concurrency: publish.Concurrency, build: newPublish, commits: true, completes: "published"}, // repodata and shards, many items per rewrite
+	{name: "hash", concurrency: hash.Concurrency(), build: newHash},                                                          // one read: digests, size, the record; and what the channel has already
+	{name: "sources", concurrency: sources.Concurrency, build: newSources, wanted: checksSources},                            // who published the sources that the recipe names: upstream attestations
+	{name: "sign", concurrency: sign.Concurrency, build: newSign, commits: true},                                             // CEP 27 statement, certificate, timestamp, log entry; verified before it goes on
+	{name: "upload", concurrency: upload.Concurrency, build: newUpload, commits: true, completes: "signed"},                  // package, then immutable sidecar, then mutable sidecar
+	{name: "github", concurrency: github.Concurrency, build: newGitHub, commits: true, with: "upload", wanted: storesGitHub}, // the bundle in the repository's attestation store as well
+	{name: "publish", concurrency: publish.Concurrency, build: newPublish, commits: true, completes: "published"},            // repodata and shards, many items per rewrite
 }
 
 // Names returns the names of all stages, in order.
 func Names() []string {
-	names := make([]string, len(list))
-	for i, s := range list {
-		names[i] = s.name
+	var names []string
+	for _, s := range list {
+		if s.with == "" {
+			names = append(names, s.name)
+		}
 	}
 	return names
 }
@@ -72,11 +88,30 @@ func Names() []string {
 func Of(c *pipeline.Campaign) []string {
 	var names []string
 	for _, s := range list {
-		if s.wanted == nil || s.wanted(c) {
+		if s.with == "" && (s.wanted == nil || s.wanted(c)) {
 			names = append(names, s.name)
 		}
 	}
 	return names
+}
+
+// Steps returns the names of all that a campaign's items go through, in order: its stages, and what comes with them.
+func Steps(c *pipeline.Campaign) []string {
+	var names []string
+	for _, s := range list {
+		if s.in(c, Of(c)) {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
+// in tells whether a step is part of what a campaign's items go through in the stages with the given names.
+func (s *stage) in(c *pipeline.Campaign, names []string) bool {
+	if s.with == "" {
+		return slices.Contains(names, s.name)
+	}
+	return slices.Contains(names, s.with) && s.wanted(c)
 }
 
 // In returns those of the names that the campaign has, in their order.
@@ -118,7 +153,7 @@ func Build(names []string, p Parts, concurrency map[string]int) ([]pipeline.Step
 	}
 	var steps []pipeline.Step
 	for _, s := range list {
-		if !slices.Contains(names, s.name) {
+		if !s.in(p.Campaign, names) {
 			continue
 		}
 		st, err := s.build(p)
@@ -126,6 +161,9 @@ func Build(names []string, p Parts, concurrency map[string]int) ([]pipeline.Step
 			return nil, fmt.Errorf("stage %s: %w", s.name, err)
 		}
 		n := s.concurrency
+		if served, ok := serverConcurrency[s.name]; ok && p.Server != nil {
+			n = served
+		}
 		if c, ok := concurrency[s.name]; ok {
 			n = c
 		}
@@ -134,11 +172,18 @@ func Build(names []string, p Parts, concurrency map[string]int) ([]pipeline.Step
 	return steps, nil
 }
 
-var errNoChannel = errors.New("needs the channel's store")
+var errNoChannel = errors.New("needs the channel's store or server")
+
+// serverConcurrency is the concurrency of stages where the channel is on a server.
+var serverConcurrency = map[string]int{"upload": server.UploadConcurrency, "publish": server.PublishConcurrency}
 
 func newHash(p Parts) (pipeline.Stage, error) {
 	var o hash.Options
-	if p.Channel != nil && p.Verifier != nil {
+	switch {
+	case p.Verifier == nil:
+	case p.Server != nil:
+		o.Prior = server.NewPrior(p.Server, accept(p), p.Campaign.Created, p.Campaign.SkipExisting)
+	case p.Channel != nil:
 		o.Prior = &prior{channel: p.Channel, verifier: p.Verifier, campaign: p.Campaign}
 	}
 	return hash.New(o), nil
@@ -176,6 +221,12 @@ func newSign(p Parts) (pipeline.Stage, error) {
 }
 
 func newUpload(p Parts) (pipeline.Stage, error) {
+	if p.Server != nil {
+		if p.Verifier == nil {
+			return nil, errors.New("needs a trust root")
+		}
+		return server.NewUpload(p.Server, accept(p)), nil
+	}
 	if p.Channel == nil {
 		return nil, errNoChannel
 	}
@@ -183,8 +234,20 @@ func newUpload(p Parts) (pipeline.Stage, error) {
 }
 
 func newPublish(p Parts) (pipeline.Stage, error) {
+	if p.Server != nil {
+		return server.NewPublish(p.Server, p.SidecarOnly), nil
+	}
 	if p.Channel == nil {
 		return nil, errNoChannel
 	}
 	return publish.NewWith(p.Channel, publish.Options{Interval: p.MonolithInterval, Log: p.Log}), nil
 }
+
+func newGitHub(p Parts) (pipeline.Stage, error) {
+	if p.GitHub == nil {
+		return nil, errors.New("needs GitHub's API")
+	}
+	return github.New(p.GitHub), nil
+}
+
+func storesGitHub(c *pipeline.Campaign) bool { return c.StoreGitHub }

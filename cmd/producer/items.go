@@ -111,6 +111,9 @@ func inputsDigest(c *pipeline.Campaign, items []*pipeline.Item) string {
 	if c.Sources.Mode != "" {
 		fmt.Fprintf(h, "sources\x00%s\x00%s\x00", c.Sources.Mode, c.Sources.SHA256)
 	}
+	if c.SkipExisting || c.StoreGitHub {
+		fmt.Fprintf(h, "%t\x00%t\x00", c.SkipExisting, c.StoreGitHub)
+	}
 	io.WriteString(h, strings.Join(ids, ","))
 	return hex.EncodeToString(h.Sum(nil))
 }

@@ -24,6 +24,7 @@ type publishCmd struct {
 	command.SignFlags
 	command.SourceFlags
 	command.SourceTrustFlags
+	command.UploadFlags
 	command.QueueFlags
 	command.StageFlags
 	Timeout      time.Duration `help:"Give up after this long; what is not done yet is done by the next run (default: never)."`
@@ -44,7 +45,7 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	if err != nil {
 		return err
 	}
-	ch, err := command.OpenChannel(ctx, p.To, true)
+	to, err := p.UploadFlags.Open(ctx, p.To, true)
 	if err != nil {
 		return err
 	}
@@ -54,13 +55,18 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	}
 	c := &pipeline.Campaign{
 		To: p.To, ChannelURL: p.ChannelURL, NoTargetChannel: p.NoTargetChannel,
+		SkipExisting: p.SkipExisting, StoreGitHub: p.StoreGitHub,
 		Identity: identity, Issuer: issuer, State: pipeline.StateOpen, Sources: sourcePolicy,
+	}
+	stores, err := p.GitHub(ctx, env, c)
+	if err != nil {
+		return err
 	}
 	items, duplicates, err := p.read(ctx, env, c)
 	if err != nil {
 		return err
 	}
-	q, closeQueue, err := p.Open(ctx, env, p.To)
+	q, closeQueue, err := p.QueueFlags.Open(ctx, env, p.To)
 	if err != nil {
 		return err
 	}
@@ -78,11 +84,11 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 		return ctx.Err()
 	}
 
-	ps := &parts{queue: q, channel: ch, signer: signer, verifier: verifier, sources: sourceChecker, encoder: &event.Encoder{Version: command.Version()}}
+	ps := &parts{queue: q, to: to, sidecarOnly: p.SidecarOnly(), github: stores, signer: signer, verifier: verifier, sources: sourceChecker, encoder: &event.Encoder{Version: command.Version()}}
 	times, runErr := p.work(ctx, env, ps, c, len(items))
 	if runErr == nil {
 		// Also what an earlier run left behind that was killed.
-		if err := ch.CatchUp(ctx); err != nil {
+		if err := to.CatchUp(ctx); err != nil {
 			runErr = &command.Error{Code: command.ExitUpstream, Item: p.To, Hint: "every package is published in the channel's shards; run the same command again to finish",
 				Err: fmt.Errorf("bringing repodata.json up to date: %w", err)}
 		}
@@ -138,7 +144,7 @@ func (p *publishCmd) work(ctx context.Context, env *command.Env, ps *parts, c *p
 	if env.JSON {
 		w = nil
 	}
-	progress := command.NewProgress(w, env.Terminal(), stages.Of(c), total)
+	progress := command.NewProgress(w, env.Terminal(), stages.Steps(c), total)
 	defer progress.Close()
 	if p.Timeout > 0 {
 		var cancel context.CancelFunc

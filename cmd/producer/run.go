@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
-	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/command"
+	"github.com/hallmark-attest/hallmark/internal/github"
 	"github.com/hallmark-attest/hallmark/internal/provenance"
 	"github.com/hallmark-attest/hallmark/pipeline"
 	"github.com/hallmark-attest/hallmark/pipeline/event"
@@ -38,18 +38,20 @@ func run(args []string, s command.Streams) int {
 
 // parts are the concrete things that a whole pipeline in one process is made of.
 type parts struct {
-	queue    *queue.Queue
-	channel  *channel.Channel
-	signer   *sign.KeylessSigner
-	verifier *attest.Verifier
-	sources  *provenance.Checker // nil where the campaign does not look at sources
-	encoder  *event.Encoder
+	queue       *queue.Queue
+	to          command.Destination
+	sidecarOnly bool
+	github      *github.Attestations // nil for campaigns that do without
+	signer      *sign.KeylessSigner
+	verifier    *attest.Verifier
+	sources     *provenance.Checker // nil where the campaign does not look at sources
+	encoder     *event.Encoder
 }
 
 // runner puts the parts together for a campaign that is not cut. If somebody may ask, status is answered as long as it
 // works. The returned function MUST be called once the runner has ended.
 func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campaign, f *command.StageFlags, drain time.Duration, asked bool, observers ...pipeline.Observer) (*pipeline.Runner, func(), error) {
-	steps, err := stages.Build(stages.Of(c), stages.Parts{Campaign: c, Channel: p.channel, Signer: p.signer, Verifier: p.verifier, Sources: p.sources,
+	steps, err := stages.Build(stages.Of(c), stages.Parts{Campaign: c, Channel: p.to.Channel, Server: p.to.Server, SidecarOnly: p.sidecarOnly, GitHub: p.github, Signer: p.signer, Verifier: p.verifier, Sources: p.sources,
 		MonolithInterval: f.MonolithInterval, Log: env.Log}, f.Concurrency)
 	if err != nil {
 		return nil, nil, command.Usage("", err)

@@ -41,7 +41,13 @@ func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
 	c := &pipeline.Campaign{
 		Name: s.Campaign, Created: time.Now().UTC().Truncate(time.Second), State: pipeline.StateOpen,
 		To: s.To, ChannelURL: s.ChannelURL, NoTargetChannel: s.NoTargetChannel,
+		SkipExisting: s.SkipExisting, StoreGitHub: s.StoreGitHub,
 		Identity: s.Identity, Issuer: s.Issuer, Cuts: s.Cut, Live: s.Live, Sources: sourcePolicy,
+	}
+	if s.StoreGitHub {
+		if err := command.CheckStoreGitHub(s.Identity); err != nil {
+			return err
+		}
 	}
 	if err := c.Validate(); err != nil {
 		return command.Usage("", err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/command"
+	"github.com/hallmark-attest/hallmark/internal/prefix"
 	"github.com/hallmark-attest/hallmark/pipeline"
 	"github.com/hallmark-attest/hallmark/pipeline/event"
 	"github.com/hallmark-attest/hallmark/pipeline/queue"
@@ -25,7 +26,9 @@ type grammar struct {
 	command.QueueFlags
 	command.SignFlags
 	command.SourceTrustFlags
-	Stages []string `placeholder:"STAGE" help:"Run these stages: a run of hash, sources, sign, upload, publish (default: all); sources is left out of campaigns that do not look at them. Campaigns that are cut otherwise are left to other workers."`
+	command.UploadFlags
+	UploadServer []string `default:"https://prefix.dev" placeholder:"URL" help:"Servers that this worker's tokens may go to: campaigns with a channel on another one are left to other workers."`
+	Stages       []string `placeholder:"STAGE" help:"Run these stages: a run of hash, sources, sign, upload, publish (default: all); sources is left out of campaigns that do not look at them. Campaigns that are cut otherwise are left to other workers."`
 	command.StageFlags
 	Campaign     string        `placeholder:"NAME" help:"Serve this campaign alone: end when it is closed, and with exit code 4 if its signer is somebody else. Without, campaigns of other signers are left to other workers."`
 	MaxItems     int           `default:"2048" help:"How many items this worker holds at once, of all campaigns together. Campaigns share these places fairly; those submitted with --live come before the others."`
@@ -57,7 +60,7 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	if g.MaxItems < 1 {
 		return command.Usage("give a number from 1 on", fmt.Errorf("--max-items: %d", g.MaxItems))
 	}
-	w := &worker{env: env, id: queue.WorkerID(), pool: pipeline.NewPool(g.MaxItems, min(g.MaxItems, 32)), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout, only: g.Campaign}
+	w := &worker{env: env, flags: g, id: queue.WorkerID(), pool: pipeline.NewPool(g.MaxItems, min(g.MaxItems, 32)), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout, only: g.Campaign}
 	// A worker holds the credentials that its stages need, and no others.
 	if slices.Contains(names, "sign") {
 		signer, verifier, err := g.Signer(ctx, env)
@@ -91,7 +94,7 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	}
 	defer func() { _ = unmeter() }() // there is nothing else to unregister at the end
 	w.meters = meters
-	q, closeQueue, err := g.Open(ctx, env, "worker")
+	q, closeQueue, err := g.QueueFlags.Open(ctx, env, "worker")
 	if err != nil {
 		return err
 	}
@@ -103,10 +106,12 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 // worker serves every open campaign with one runner each.
 type worker struct {
 	env              *command.Env
+	flags            *grammar
 	id               string // what status calls this worker
 	queue            *queue.Queue
 	signer           *sign.KeylessSigner
-	verifier         *attest.Verifier
+	trust            sync.Mutex       // guards the loading of verifier
+	verifier         *attest.Verifier // nil until a stage needs it
 	sources          *command.SourceChecker
 	identity, issuer string
 	meters           pipeline.Observer
@@ -226,7 +231,10 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 		return &command.Error{Code: command.ExitIdentity, Item: c.Name, Hint: "start the worker as the campaign's signer",
 			Err: fmt.Errorf("this worker would sign as %s (%s); the campaign's signer is %s (%s)", w.identity, w.issuer, c.Identity, c.Issuer)}
 	}
-	p := stages.Parts{Campaign: c, Verifier: w.verifier, MonolithInterval: w.interval, Log: log}
+	p := stages.Parts{Campaign: c, SidecarOnly: w.flags.SidecarOnly(), MonolithInterval: w.interval, Log: log}
+	if p.Verifier, err = w.trusted(ctx, c, names); err != nil {
+		return err
+	}
 	if w.signer != nil {
 		p.Signer = w.signer
 	}
@@ -235,8 +243,15 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 			return err
 		}
 	}
+	var to command.Destination
 	if needsStore(names) {
-		if p.Channel, err = command.OpenChannel(ctx, c.To, writes(names)); err != nil {
+		if to, err = w.open(ctx, c, names); err != nil {
+			return err
+		}
+		p.Channel, p.Server = to.Channel, to.Server
+	}
+	if slices.Contains(names, "upload") {
+		if p.GitHub, err = w.flags.GitHub(ctx, w.env, c); err != nil {
 			return err
 		}
 	}
@@ -275,11 +290,43 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	behind, stop := context.WithCancel(ctx)
 	defer stop()
 	wg.Go(func() {
-		if err := p.Channel.CatchUp(behind); err != nil && behind.Err() == nil {
+		if err := to.CatchUp(behind); err != nil && behind.Err() == nil {
 			log.Warn("bringing the channel's documents up to date with its shards", "error", err)
 		}
 	})
 	return r.Run(ctx)
+}
+
+// open opens the campaign's channel. Who may start campaigns says where a worker sends its token to, among the servers that
+// the worker was started for.
+func (w *worker) open(ctx context.Context, c *pipeline.Campaign, names []string) (command.Destination, error) {
+	if !c.OnServer() {
+		return w.flags.UploadFlags.Open(ctx, c.To, writes(names))
+	}
+	server, _, err := prefix.ParseURL(c.To)
+	if err != nil {
+		return command.Destination{}, err
+	}
+	if !slices.Contains(w.flags.UploadServer, server.String()) {
+		return command.Destination{}, command.Usage("start the worker with --upload-server "+server.String(),
+			fmt.Errorf("the campaign's channel is on %s, and this worker uploads to %s alone", server, strings.Join(w.flags.UploadServer, ", ")))
+	}
+	return w.flags.UploadFlags.Open(ctx, c.To, slices.Contains(names, "upload"))
+}
+
+// trusted gives what verifies bundles, to the stages that look into sidecars: it is no credential. Those that sign and those
+// that hash have it from the start; uploading to a server needs it, too.
+func (w *worker) trusted(ctx context.Context, c *pipeline.Campaign, names []string) (*attest.Verifier, error) {
+	w.trust.Lock()
+	defer w.trust.Unlock()
+	if w.verifier == nil && c.OnServer() && slices.Contains(names, "upload") {
+		v, err := w.flags.Verifier(ctx)
+		if err != nil {
+			return nil, err
+		}
+		w.verifier = v
+	}
+	return w.verifier, nil
 }
 
 // needsStore: only the stages that look into the channel or write to it get its credentials.

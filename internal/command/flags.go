@@ -15,6 +15,7 @@ import (
 	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/identity"
+	"github.com/hallmark-attest/hallmark/internal/prefix"
 	"github.com/hallmark-attest/hallmark/internal/store"
 	"github.com/hallmark-attest/hallmark/pipeline"
 	"github.com/hallmark-attest/hallmark/pipeline/queue"
@@ -24,13 +25,30 @@ import (
 
 // ChannelFlags say where a campaign writes and what it attests: two things.
 type ChannelFlags struct {
-	To              string `required:"" placeholder:"DIR|s3://BUCKET/PREFIX" help:"Channel to write to: a directory, or s3://bucket/prefix."`
-	ChannelURL      string `name:"channel-url" placeholder:"URL" help:"The channel's public http(s) URL, attested as CEP 27's targetChannel."`
+	To              string `required:"" placeholder:"DIR|s3://BUCKET/PREFIX|https://HOST/NAME" help:"Channel to write to: a directory, s3://bucket/prefix, or https://host/name on prefix.dev or a server that speaks as it does."`
+	ChannelURL      string `name:"channel-url" placeholder:"URL" help:"The channel's public http(s) URL, attested as CEP 27's targetChannel (default: --to, where that is such a URL)."`
 	NoTargetChannel bool   `help:"Attest no channel: the statement's predicate is null."`
+	SkipExisting    bool   `help:"With --to https://…: look for each package before it is signed, not only when it is uploaded. A directory or bucket is looked into anyway."`
+	StoreGitHub     bool   `name:"store-github-attestation" help:"Put each attestation into the GitHub repository's attestation store as well."`
 }
 
 // Check refuses what CEP 27 forbids, and makes To absolute.
 func (f *ChannelFlags) Check() error {
+	if OnServer(f.To) {
+		server, name, err := prefix.ParseURL(f.To)
+		if err != nil {
+			return Usage("give https://HOST/NAME, and a token by file or environment", fmt.Errorf("--to: %w", err))
+		}
+		f.To = server.String() + "/" + name
+		if f.ChannelURL != "" && f.ChannelURL != f.To {
+			return Usage("leave out --channel-url", errors.New("--channel-url: a channel on a server has one public URL, the one that --to gives"))
+		}
+		if !f.NoTargetChannel {
+			f.ChannelURL = f.To
+		}
+	} else {
+		f.SkipExisting = false // it is always so
+	}
 	if f.ChannelURL != "" && f.NoTargetChannel {
 		return Usage("give one of them", errors.New("--channel-url and --no-target-channel exclude each other"))
 	}
@@ -64,9 +82,12 @@ func Absolute(to string) (string, error) {
 	return abs, nil
 }
 
-// OpenChannel opens the place that a campaign writes to. For a caller that writes, it proves that it can be written to as
+// OpenChannel opens a channel in a store. For a caller that writes, it proves that it can be written to as
 // Hallmark must: with conditions.
 func OpenChannel(ctx context.Context, to string, writes bool) (*channel.Channel, error) {
+	if OnServer(to) {
+		return nil, Usage("give the channel's directory or bucket; what is on a server is looked after there", errors.New("the channel is on a server that keeps its own index: this works on a directory, or s3://bucket/prefix"))
+	}
 	s, err := store.Open(ctx, to, Traced("s3"))
 	if err != nil {
 		return nil, Usage("give a directory, or s3://bucket/prefix with the credentials in the environment", fmt.Errorf("opening the channel: %w", err))
@@ -279,6 +300,8 @@ func SameCampaign(have, want *pipeline.Campaign) error {
 		{"issuer", have.Issuer, want.Issuer},
 		{"mode for sources", have.Sources.Mode, want.Sources.Mode},
 		{"policy for sources", have.Sources.SHA256, want.Sources.SHA256},
+		{"--skip-existing", fmt.Sprint(have.SkipExisting), fmt.Sprint(want.SkipExisting)},
+		{"--store-github-attestation", fmt.Sprint(have.StoreGitHub), fmt.Sprint(want.StoreGitHub)},
 		{"cuts", strings.Join(have.Cuts, ","), strings.Join(want.Cuts, ",")},
 	} {
 		if f.have != f.want {

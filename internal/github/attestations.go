@@ -117,6 +117,44 @@ func checkRepository(owner, repo string) error {
 	return nil
 }
 
+// Has tells whether a repository's store lists a bundle, as it is or written anew. Where Store was cut off before it could
+// say what it did, it is what to ask first. The errors are those of Store.
+func (a *Attestations) Has(ctx context.Context, owner, repo string, bundle []byte) (bool, error) {
+	if err := checkRepository(owner, repo); err != nil {
+		return false, err
+	}
+	bundle = bytes.TrimSpace(bundle)
+	digest, err := subject(bundle)
+	if err != nil {
+		return false, fmt.Errorf("%w: the bundle %w", ErrArgument, err)
+	}
+	return a.has(ctx, owner, repo, digest, bundle)
+}
+
+// Probe asks for something that no repository's store has, so that a token which GitHub does not accept is known early.
+// Whether it may write is not known before something is written. The errors are those of Store.
+func (a *Attestations) Probe(ctx context.Context, owner, repo string) error {
+	if err := checkRepository(owner, repo); err != nil {
+		return err
+	}
+	_, err := a.has(ctx, owner, repo, "sha256:"+strings.Repeat("0", 64), []byte("{}"))
+	return err
+}
+
+// Repository gives the repository that a certificate's claim sourceRepositoryURI names, https://github.com/owner/repo. It
+// MUST be one of this API's: https://api.HOST and https://HOST/… have those of https://HOST. An API on loopback, as tests
+// have it, has all. The error matches ErrArgument.
+func (a *Attestations) Repository(uri string) (owner, repo string, err error) {
+	u, err := url.Parse(uri)
+	if err != nil || u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", "", fmt.Errorf("%w: the source repository %.200q is none of GitHub", ErrArgument, uri)
+	}
+	if host := strings.ToLower(a.api.Host); host != u.Host && host != "api."+u.Host && a.api.Scheme == "https" {
+		return "", "", fmt.Errorf("%w: the source repository %.200q is not one of %s", ErrArgument, uri, a.api.Host)
+	}
+	return SplitRepository(strings.TrimPrefix(u.Path, "/"))
+}
+
 // Store puts a bundle into a repository's store and returns GitHub's id of it. The caller MUST have verified the bundle.
 //
 // GitHub does not say what it answers for a bundle that it has. So where an answer was lost, or was 409 or 422, the store is

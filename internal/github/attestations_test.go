@@ -143,6 +143,74 @@ func TestLostBefore(t *testing.T) {
 	}
 }
 
+// TestHas: what Store did, and what nobody stored.
+func TestHas(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	has := func() (bool, error) {
+		return b.stores.Has(t.Context(), "my-org", "my.repo", githubtest.Bundle(digest))
+	}
+	if got, err := has(); err != nil || got {
+		t.Errorf("before: %v, %v", got, err)
+	}
+	if _, err := b.store(t); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := has(); err != nil || !got {
+		t.Errorf("after: %v, %v", got, err)
+	}
+	if _, err := b.stores.Has(t.Context(), "my-org", "my.repo", []byte("[]")); !errors.Is(err, github.ErrArgument) {
+		t.Errorf("an array: %v", err)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	if err := b.stores.Probe(t.Context(), "my-org", "my.repo"); err != nil {
+		t.Error(err)
+	}
+	b = newBench(t, func(c *github.Config) { c.Token = func() string { return "another" } })
+	if err := b.stores.Probe(t.Context(), "my-org", "my.repo"); !errors.Is(err, github.ErrIdentity) {
+		t.Errorf("another token: %v", err)
+	}
+	if n := len(b.server.Stored()); n != 0 {
+		t.Errorf("stored %d", n)
+	}
+}
+
+func TestRepository(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		api, uri, want string
+	}{
+		{"https://api.github.com", "https://github.com/my-org/my.repo", "my-org/my.repo"},
+		{"https://api.acme.ghe.com", "https://acme.ghe.com/o/r", "o/r"},
+		{"https://ghe.example.org/api/v3", "https://ghe.example.org/o/r", "o/r"},
+		{"http://127.0.0.1:1", "https://github.com/o/r", "o/r"},
+		{"https://api.github.com", "https://gitlab.com/o/r", ""},
+		{"https://api.github.com", "https://evil.example/o/r", ""},
+		{"https://api.github.com", "http://github.com/o/r", ""},
+		{"https://api.github.com", "https://github.com/o/r/x", ""},
+		{"https://api.github.com", "https://github.com/o/..", ""},
+		{"https://api.github.com", "https://u:p@github.com/o/r", ""},
+		{"https://api.github.com", "", ""},
+	} {
+		u, err := url.Parse(tt.api)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := github.New(github.Config{API: u})
+		if err != nil {
+			t.Fatal(err)
+		}
+		owner, repo, err := a.Repository(tt.uri)
+		if got := strings.Trim(owner+"/"+repo, "/"); got != tt.want || (err == nil) != (tt.want != "") || err != nil && !errors.Is(err, github.ErrArgument) {
+			t.Errorf("%s at %s: %q, %v", tt.uri, tt.api, got, err)
+		}
+	}
+}
+
 func TestStatuses(t *testing.T) {
 	t.Parallel()
 	for code, want := range map[int]error{

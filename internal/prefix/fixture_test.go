@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/prefix"
 	"github.com/hallmark-attest/hallmark/internal/prefix/prefixtest"
 )
@@ -91,9 +91,10 @@ func (b *bench) send(t *testing.T, p prefix.Package) (u uploaded, err error) {
 	if u.Existed, err = b.client.Upload(t.Context(), p, b.bundle); err != nil {
 		return u, err
 	}
-	sidecar, err := b.client.Await(t.Context(), p.Subdir, p.Filename, func(bundles []json.RawMessage) bool {
+	sidecar, err := b.client.Await(t.Context(), p.Subdir, p.Filename, func(sidecar []byte) bool {
+		bundles, _ := attest.Split(sidecar)
 		u.Bundles = len(bundles)
-		_, u.Match = prefix.Held(bundles, b.bundle)
+		_, u.Match = prefix.Held(sidecar, b.bundle)
 		return u.Match != ""
 	})
 	if err == nil {

@@ -72,7 +72,7 @@ func TestRealSidecar(t *testing.T) {
 	if err != nil || len(elements) != 1 {
 		t.Fatal(err)
 	}
-	if _, m := prefix.Held(elements, elements[0]); m != prefix.SameBytes {
+	if _, m := prefix.Held(raw, elements[0]); m != prefix.SameBytes {
 		t.Errorf("as it is: %q", m)
 	}
 	var v any
@@ -83,10 +83,10 @@ func TestRealSidecar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, m := prefix.Held(elements, pretty); m != prefix.SameJSON {
+	if _, m := prefix.Held(raw, pretty); m != prefix.SameJSON {
 		t.Errorf("written anew: %q", m)
 	}
-	if _, m := prefix.Held(elements, []byte(strings.Replace(string(pretty), `"logIndex": "`, `"logIndex": "1`, 1))); m != "" {
+	if _, m := prefix.Held(raw, []byte(strings.Replace(string(pretty), `"logIndex": "`, `"logIndex": "1`, 1))); m != "" {
 		t.Errorf("changed: %q", m)
 	}
 }
@@ -101,9 +101,9 @@ func FuzzHeld(f *testing.F) {
 		if err != nil {
 			return
 		}
-		prefix.Held(elements, bundle)
+		prefix.Held(sidecar, bundle)
 		for _, e := range elements {
-			if _, m := prefix.Held(elements, e); m != prefix.SameBytes {
+			if _, m := prefix.Held(sidecar, e); m != prefix.SameBytes {
 				t.Errorf("%q does not hold %q", sidecar, e)
 			}
 		}

@@ -92,12 +92,12 @@ func (c *Client) Sidecar(ctx context.Context, subdir, filename string) (sidecar 
 	return sidecar, true, nil
 }
 
-// Await waits until the served sidecar of a package has what is looked for, for Config.Patience. holds is given the
-// sidecar's bundles, and says whether it has found it.
+// Await waits until the served sidecar of a package has what is looked for, for Config.Patience. holds is given the sidecar,
+// which has passed attest.Split, and says whether it has found it.
 //
 // The error is ErrUnattested if the server answered all the time, with a sidecar that does not have it or with none:
 // where the package is served, too, it has been uploaded without it. Other errors are those of Sidecar, or *Outage.
-func (c *Client) Await(ctx context.Context, subdir, filename string, holds func(bundles []json.RawMessage) bool) (sidecar []byte, err error) {
+func (c *Client) Await(ctx context.Context, subdir, filename string, holds func(sidecar []byte) bool) (sidecar []byte, err error) {
 	missing := func(what string) error {
 		return fmt.Errorf("waiting for the attestation of %s/%s: %s: %w", subdir, filename, what, ErrUnattested)
 	}
@@ -110,12 +110,8 @@ func (c *Client) Await(ctx context.Context, subdir, filename string, holds func(
 		case !found:
 			return false, missing("no sidecar is served")
 		}
-		bundles, err := attest.Split(served)
-		if err != nil {
-			return false, missing(err.Error())
-		}
-		if !holds(bundles) {
-			return false, missing(fmt.Sprintf("the served sidecar has %d attestations and not this one", len(bundles)))
+		if !holds(served) {
+			return false, missing("the served sidecar does not have it")
 		}
 		sidecar = served
 		return true, nil
@@ -123,8 +119,12 @@ func (c *Client) Await(ctx context.Context, subdir, filename string, holds func(
 	return sidecar, err
 }
 
-// Held finds a bundle among those of a sidecar, and tells how it is there; "" if it is not.
-func Held(bundles []json.RawMessage, bundle []byte) (json.RawMessage, Match) {
+// Held finds a bundle in a sidecar, and tells how it is there; "" if it is not.
+func Held(sidecar, bundle []byte) (json.RawMessage, Match) {
+	bundles, err := attest.Split(sidecar)
+	if err != nil {
+		return nil, ""
+	}
 	bundle = bytes.TrimSpace(bundle)
 	for _, b := range bundles {
 		if bytes.Equal(b, bundle) {

@@ -195,6 +195,9 @@ func (n *notice) details(name string) Details {
 	}
 	d.Sources = readSources(it.Sources)
 	sidecar := sidecarURL(n.url, p.Subdir, it.Filename, it.Sidecar.SHA256)
+	if n.campaign.OnServer() && sidecar != "" {
+		sidecar = strings.TrimSuffix(sidecar, ".sigs."+it.Sidecar.SHA256) + ".v0.sigs" // a server has no other names
+	}
 	if it.Sidecar.SHA256 != "" {
 		d.Channel.Sidecar = &Sidecar{URL: sidecar, SHA256: it.Sidecar.SHA256, Size: it.Sidecar.Size, Bundles: it.Sidecar.Bundles}
 	}

@@ -19,11 +19,20 @@ import (
 // signed URLs and token endpoints never appear. The request that is sent is the caller's, with a traceparent header added
 // (and no baggage: upstreams are strangers). Safe for concurrent use if base is.
 func Transport(base http.RoundTripper, upstream string) http.RoundTripper {
+	return transport(base, upstream, propagation.TraceContext{})
+}
+
+// Untold is Transport for the servers of strangers that count every header: none is added to what is sent.
+func Untold(base http.RoundTripper, upstream string) http.RoundTripper {
+	return transport(base, upstream, propagation.NewCompositeTextMapPropagator())
+}
+
+func transport(base http.RoundTripper, upstream string, told propagation.TextMapPropagator) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
 	}
 	return &outer{otelhttp.NewTransport(&inner{base},
-		otelhttp.WithPropagators(propagation.TraceContext{}),
+		otelhttp.WithPropagators(told),
 		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return upstream + " " + r.Method }),
 		otelhttp.WithSpanOptions(trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String(AttrUpstream, upstream))),
 	)}
