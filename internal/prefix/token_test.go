@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -77,8 +78,14 @@ func TestMintOutage(t *testing.T) {
 	if _, err := b.upload(t); err != nil {
 		t.Fatal(err)
 	}
+	outage := prefixtest.Fault{On: prefixtest.Mint, Status: 503}
 	b.server.Revoke()
-	b.server.Fail(prefixtest.Fault{On: prefixtest.Mint, Status: 503})
+	b.server.Fail(outage)
+	if _, err := b.upload(t); err != nil {
+		t.Error(err)
+	}
+	b.server.Revoke()
+	b.server.Fail(slices.Repeat([]prefixtest.Fault{outage}, prefix.DefaultAttempts)...)
 	_, err := b.upload(t)
 	if _, transient := prefix.Transient(err); !transient {
 		t.Errorf("got %v", err)

@@ -87,14 +87,17 @@ func (c *Client) persist(ctx context.Context, request func(Token) error) (answer
 	var refused Token
 	for attempt := 1; ; attempt++ {
 		token, terr := c.token(ctx, refused)
-		if _, passes := Transient(terr); passes {
-			return nil, terr
-		} else if terr != nil {
+		_, passes := Transient(terr)
+		switch {
+		case terr != nil && !passes:
 			return nil, errors.Join(err, terr) // err: the refusal that made us ask anew
+		case terr != nil:
+			answer, err = nil, terr
+		default:
+			err = request(token)
+			answer, _ = errors.AsType[*StatusError](err)
 		}
-		err = request(token)
-		answer, _ = errors.AsType[*StatusError](err)
-		if answer != nil && answer.Status == http.StatusUnauthorized && refused == (Token{}) {
+		if terr == nil && answer != nil && answer.Status == http.StatusUnauthorized && refused == (Token{}) {
 			refused = token
 			attempt--
 			continue
