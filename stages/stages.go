@@ -58,7 +58,8 @@ type stage struct {
 	build       func(Parts) (pipeline.Stage, error)
 	// wanted says whether a campaign has the stage; nil: every one has.
 	wanted func(*pipeline.Campaign) bool
-	// with names the stage that this is no stage beside, but a step that comes with: no list of stages names it or is cut there.
+	// with names the stage that this step always goes with, if the campaign wants it: it is no stage of its own, so that no list
+	// of stages names it and none is cut before it.
 	with string
 }
 

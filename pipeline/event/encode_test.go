@@ -284,6 +284,25 @@ func TestIDs(t *testing.T) {
 	}
 }
 
+// TestServersSidecar: on a server that keeps its own index, sidecars have one name, whose bytes may change.
+func TestServersSidecar(t *testing.T) {
+	t.Parallel()
+	c := testCampaign()
+	c.To = c.ChannelURL
+	ms, err := testEncoder().Encode(c, outcomes()["published"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e struct{ CustomData Details }
+	if err := json.Unmarshal(ms[len(ms)-1].Data, &e); err != nil {
+		t.Fatal(err)
+	}
+	const want = "https://conda.example.org/forge/linux-64/ruamel.yaml-1%210.18.6%2Bb2-py312h_0.conda.v0.sigs"
+	if d := e.CustomData; d.Channel.Sidecar.URL != want || d.Attestation.Bundle.URL != want || d.Channel.Sidecar.SHA256 == "" || !d.Channel.Visible {
+		t.Errorf("%+v", e.CustomData)
+	}
+}
+
 // TestNothingLeaks: neither paths of the machine, nor the place written to, nor credentials are in any part of an event.
 func TestNothingLeaks(t *testing.T) {
 	t.Parallel()

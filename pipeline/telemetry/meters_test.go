@@ -176,6 +176,32 @@ func TestTransport(t *testing.T) {
 	}
 }
 
+// TestUntold: strangers get what was to be sent, and the span is there all the same.
+func TestUntold(t *testing.T) {
+	environment(t, nil)
+	spans := tracetest.NewInMemoryExporter()
+	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans)))
+	var got http.Header
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
+	defer s.Close()
+	ctx, _ := otel.Tracer("x").Start(t.Context(), "parent")
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&http.Client{Transport: Untold(nil, "prefix")}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got.Get("Traceparent") != "" || got.Get("Baggage") != "" {
+		t.Errorf("sent: %v", got)
+	}
+	if all := spans.GetSpans(); len(all) != 1 || all[0].Name != "prefix GET" {
+		t.Errorf("spans: %v", all)
+	}
+}
+
 func TestTransportError(t *testing.T) {
 	environment(t, nil)
 	spans := tracetest.NewInMemoryExporter()
