@@ -30,7 +30,7 @@ type grammar struct {
 	UploadServer []string `default:"https://prefix.dev" placeholder:"URL" help:"Servers that this worker's tokens may go to: campaigns with a channel on another one are left to other workers."`
 	Stages       []string `placeholder:"STAGE" help:"Run these stages: a run of hash, sources, sign, upload, publish (default: all); sources is left out of campaigns that do not look at them. Campaigns that are cut otherwise are left to other workers."`
 	command.StageFlags
-	Campaign     string        `placeholder:"NAME" help:"Serve this campaign alone: end when it is closed, and with exit code 4 if its signer is somebody else. Without, campaigns of other signers are left to other workers."`
+	Campaign     string        `placeholder:"NAME" help:"Serve this campaign alone: end when it is closed, and with exit code 4 if its signer is somebody else or there is no identity any more. Without, campaigns of other signers are left to other workers."`
 	MaxItems     int           `default:"2048" help:"How many items this worker holds at once, of all campaigns together. Campaigns share these places fairly; those submitted with --live come before the others."`
 	DrainTimeout time.Duration `default:"60s" help:"After SIGTERM, carry on what is signed for at most this long."`
 }
@@ -172,8 +172,9 @@ func (w *worker) work(ctx context.Context) error {
 		}
 	}
 	wg.Wait()
-	if e, ok := errors.AsType[*command.Error](context.Cause(ctx)); ok {
-		return e
+	err := context.Cause(ctx)
+	if _, ok := errors.AsType[*command.Error](err); ok || isIdentity(err) {
+		return err
 	}
 	if ctx.Err() != nil {
 		w.env.Log.Info("drained")
@@ -184,8 +185,18 @@ func (w *worker) work(ctx context.Context) error {
 // errServed ends a worker whose one campaign is closed.
 var errServed = errors.New("the campaign is closed")
 
+// isIdentity says whether an error is about who this worker is: it would sign as somebody else, or has no token any more.
+func isIdentity(err error) bool {
+	if e, ok := errors.AsType[*command.Error](err); ok {
+		return e.Code == command.ExitIdentity
+	}
+	e, ok := errors.AsType[*pipeline.Error](err)
+	return ok && e.Kind == pipeline.KindFatal && strings.HasPrefix(e.Cause, "identity.")
+}
+
 // campaign works on one campaign until ctx ends. What is wrong with one campaign does not end the others; a worker that
-// serves no other ends, with the error, if it would sign as somebody else or an upstream keeps it from beginning.
+// serves no other ends, with the error, if it would sign as somebody else or can sign no more, or if an upstream keeps it
+// from beginning.
 func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) error {
 	log := w.env.Log.With("campaign", c.Name)
 	for {
@@ -194,7 +205,7 @@ func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) error {
 			return nil
 		}
 		e, ok := errors.AsType[*command.Error](err)
-		if ok && (e.Code == command.ExitIdentity || e.Code == command.ExitUpstream) && w.only != "" {
+		if w.only != "" && (isIdentity(err) || ok && e.Code == command.ExitUpstream) {
 			return err
 		}
 		log := log

@@ -45,6 +45,9 @@ func describe(err error) Error {
 	if e, ok := errors.AsType[*identity.MissingError](err); ok {
 		return Error{Code: ExitIdentity, Err: err, Hint: e.Hint}
 	}
+	if e, ok := errors.AsType[*pipeline.Error](err); ok && e.Kind == pipeline.KindFatal && strings.HasPrefix(e.Cause, "identity.") {
+		return Error{Code: ExitIdentity, Err: err, Hint: e.Hint} // the stage knows more than the sentinel says
+	}
 	for _, e := range []error{identity.ErrNoIdentity, identity.ErrExpired, identity.ErrMalformed, identity.ErrRefused} {
 		if errors.Is(err, e) {
 			return Error{Code: ExitIdentity, Err: err, Hint: "get a fresh token, for the audience sigstore"}
@@ -62,11 +65,8 @@ func describe(err error) Error {
 	}
 	if e, ok := errors.AsType[*pipeline.Error](err); ok {
 		d := Error{Code: ExitFailed, Err: err, Hint: e.Hint}
-		switch {
-		case e.Kind == pipeline.KindTransient:
+		if e.Kind == pipeline.KindTransient {
 			d.Code = ExitUpstream
-		case strings.HasPrefix(e.Cause, "identity."):
-			d.Code = ExitIdentity
 		}
 		return d
 	}

@@ -283,7 +283,12 @@ func tree(t testing.TB, dir string) map[string]string {
 // logSize is how many entries the transparency log has: the second line of Rekor v2's checkpoint.
 func logSize(t testing.TB) int {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(stack.dir, "rekor", "checkpoint"))
+	return stack.logSize(t)
+}
+
+func (s *sigstore) logSize(t testing.TB) int {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.dir, "rekor", "checkpoint"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -126,6 +126,31 @@ func (w *workerProcess) stop(t *testing.T) {
 	}
 }
 
+// end waits until the worker has ended by itself and gives its exit code: -1 if it had to be killed after two minutes.
+func (w *workerProcess) end() int {
+	late := time.AfterFunc(2*time.Minute, func() { _ = w.cmd.Process.Kill() })
+	defer late.Stop()
+	_ = w.cmd.Wait() // the exit code says it
+	return w.cmd.ProcessState.ExitCode()
+}
+
+// waitFor waits until the worker's log has a line with the text, and returns that line.
+func (w *workerProcess) waitFor(t *testing.T, text string) string {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for range 20 * 60 {
+		for l := range strings.Lines(w.stderr()) {
+			if strings.Contains(l, text) {
+				return l
+			}
+		}
+		<-tick.C
+	}
+	t.Fatalf("the worker did not say %q in a minute:\n%s", text, w.stderr())
+	return ""
+}
+
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
