@@ -318,7 +318,7 @@ func (w *worker) open(ctx context.Context, c *pipeline.Campaign, names []string)
 	if err != nil {
 		return command.Destination{}, err
 	}
-	if !slices.Contains(w.flags.UploadServer, server.String()) {
+	if !slices.ContainsFunc(w.flags.UploadServer, func(s string) bool { return strings.TrimRight(s, "/") == server.String() }) {
 		return command.Destination{}, command.Usage("start the worker with --upload-server "+server.String(),
 			fmt.Errorf("the campaign's channel is on %s, and this worker uploads to %s alone", server, strings.Join(w.flags.UploadServer, ", ")))
 	}

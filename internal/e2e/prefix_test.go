@@ -346,7 +346,7 @@ func TestServerInterrupted(t *testing.T) {
 }
 
 // TestServerWorkers: the list of stages is cut before upload, so that the worker that signs has no token to upload with, and
-// the one that uploads no identity to sign with; events say where the attestations are.
+// the one that uploads no identity to sign with, and GitHub's token; events say where the attestations are.
 func TestServerWorkers(t *testing.T) {
 	t.Parallel()
 	const n = 8
@@ -355,13 +355,14 @@ func TestServerWorkers(t *testing.T) {
 	url := "nats://" + freeAddress(t)
 	hash := startWorker(t, stack.env, "--listen", strings.TrimPrefix(url, "nats://"), "--state", h.state, "--stages", "hash", "--upload-server", h.URL)
 	waitForServer(t, url)
-	submit := []string{"submit", "--json", "--nats", url, "--to", h.ChannelURL(), "--campaign", "rebuild",
+	g := newGitHub(t)
+	submit := []string{"submit", "--json", "--nats", url, "--store-github-attestation", "--to", h.ChannelURL(), "--campaign", "rebuild",
 		"--certificate-identity", stack.Identity, "--certificate-oidc-issuer", stack.Issuer, "--cut", "sign,upload"}
 	run(t, programs.producer, append(submit, packages...)...).want(t, 0)
 	run(t, programs.producer, append(append(submit, packages...), "--skip-existing")...).want(t, 2) // frozen
 	watch := startWatch(t, url, n)
 	var without []string
-	for _, kv := range uploader() {
+	for _, kv := range uploader("GITHUB_TOKEN="+githubToken, "HALLMARK_GITHUB_API="+g.URL) {
 		if !strings.HasPrefix(kv, "ACTIONS_") {
 			without = append(without, kv)
 		}
@@ -383,6 +384,9 @@ func TestServerWorkers(t *testing.T) {
 	upload := startWorker(t, without, "--nats", url, "--stages", "upload,publish", "--upload-server", h.URL)
 	if st := waitForStatus(t, url, "rebuild", func(c campaign) bool { return c.Waiting == 0 }); st.Published != n || st.Failed != 0 {
 		t.Errorf("%+v", st)
+	}
+	if got := len(g.Stored()); got != n {
+		t.Errorf("GitHub has %d attestations", got)
 	}
 	if seen := watch(); len(seen) != n {
 		t.Errorf("%d completed attestations seen by watch", len(seen))

@@ -36,7 +36,7 @@ const (
 	CauseRejected    = "upload.rejected"    // permanent: the server does not take this package or bundle
 	CauseUnsettled   = "upload.unsettled"   // permanent: the server has a file of this name and does not serve it
 	CauseUnattested  = "channel.unattested" // permanent: the server has the package without an attestation of the campaign's signer
-	CauseUnserved    = "server.unserved"    // transient: the package that was uploaded is not served yet
+	CauseUnserved    = "server.unserved"    // transient, alone: the package that was uploaded is not served yet
 	CauseUnavailable = "server.unavailable" // transient
 	CauseForbidden   = "identity.forbidden" // fatal; permanent, if the server takes other packages of this worker
 	CauseIdentity    = "identity.upload"    // fatal: the server does not accept the token

@@ -76,7 +76,7 @@ func (s *Publish) compare(ctx context.Context, it *pipeline.Item) error {
 		return classify(err)
 	}
 	if !exists {
-		return pipeline.Transient(CauseUnserved, 0, fmt.Errorf("%s/%s is uploaded, and the server does not serve it yet", pkg.Subdir, it.Filename))
+		return pipeline.Alone(CauseUnserved, 0, fmt.Errorf("%s/%s is uploaded, and the server does not serve it yet", pkg.Subdir, it.Filename))
 	}
 	return nil
 }

@@ -232,7 +232,11 @@ func TestReadBack(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	it := b.item(t)
-	is(t, b.publish.Run(t.Context(), it), pipeline.KindTransient, server.CauseUnserved)
+	err := b.publish.Run(t.Context(), it)
+	is(t, err, pipeline.KindTransient, server.CauseUnserved)
+	if !pipeline.Classify(err).Alone { // others may be served
+		t.Error("it counts as an outage of all")
+	}
 	b.Put(subdir, filename, []byte("other bytes"), array(b.bundle()))
 	is(t, b.publish.Run(t.Context(), it), pipeline.KindPermanent, server.CauseConflict)
 	if err := server.NewPublish(b.client, true).Run(t.Context(), it); err != nil {
