@@ -22,12 +22,17 @@ type Campaign struct {
 	ChannelURL      string `json:"channelURL,omitempty"`
 	NoTargetChannel bool   `json:"noTargetChannel,omitempty"`
 	// Identity and Issuer are the signer that the campaign was started with; a worker that would sign as somebody else
-	// refuses.
+	// refuses. Both are "" if the Policy alone says who may sign, or nothing is signed.
 	Identity string `json:"identity"`
 	Issuer   string `json:"issuer"`
 	// Live puts the campaign in the live lane: its items come before those of other campaigns, where a worker serves both. It is
 	// for small submissions that somebody waits for.
 	Live bool `json:"live,omitempty"`
+	// Policy says whose attestations count; nil stands for those of Identity and Issuer, and publish attestations alone.
+	Policy *Policy `json:"policy,omitempty"`
+	// NoSign means that workers sign nothing: each item comes with its attestation, or finds it in the channel. It needs a
+	// Policy.
+	NoSign bool `json:"noSign,omitempty"`
 	// Cuts are the stages before which an item crosses to another worker as a message; empty means one segment.
 	Cuts []string `json:"cuts,omitempty"`
 	// Sources is what is asked of the packages' sources.
@@ -63,6 +68,12 @@ func (c *Campaign) Validate() error {
 	}
 	if err := c.Sources.Check(); err != nil {
 		return fmt.Errorf("campaign %s: %w", c.Name, err)
+	}
+	if c.Policy == nil && c.NoSign {
+		return errors.New("campaign signs nothing and has no policy: whose attestations would count?")
+	}
+	if c.Policy != nil {
+		return c.Policy.Check()
 	}
 	return nil
 }

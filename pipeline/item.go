@@ -9,7 +9,7 @@ import (
 )
 
 // Item is one package's way through the pipeline: what is known of it so far. Stages add to it, in order; none takes
-// away. It crosses a segment cut as JSON, so it holds what later stages need, and never the package's bytes.
+// away, apart from the stage sign, which makes Bundle and Riders of Brought. It crosses a segment cut as JSON, so it holds what later stages need, and never the package's bytes.
 //
 // An Item is owned by one goroutine at a time.
 type Item struct {
@@ -27,8 +27,12 @@ type Item struct {
 	Package Package `json:"package,omitzero"`
 	// Sources is what the stage sources found; nil if it was not among the campaign's stages.
 	Sources *Sources `json:"sources,omitempty"`
-	// Bundle is the verified Sigstore bundle (v0.3 JSON) of the sign stage, or the one found in the channel.
-	Bundle json.RawMessage `json:"bundle,omitempty"`
+	// Brought are the bundles that the submitter brought along, which nobody has verified yet.
+	Brought []Bundle `json:"brought,omitempty"`
+	// Bundle is the verified Sigstore bundle of the sign stage with the publish attestation, or the one found in the channel.
+	Bundle Bundle `json:"bundle,omitempty"`
+	// Riders are the verified attestations that go into the sidecar behind it.
+	Riders []Rider `json:"riders,omitempty"`
 	// Signature says what the bundle says, once it is verified.
 	Signature Signature `json:"signature,omitzero"`
 	// Sidecar is what the upload stage left in the store.
@@ -89,12 +93,18 @@ type Sidecar struct {
 
 // ItemID is the key of an item: its content and its place. The same package, channel, subdir, name and predicate type
 // always give the same ID, so that submitting again enqueues nothing twice. Where the bytes could not be read
-// (sha256 is ""), the source's path stands in for them.
-func ItemID(sha256hex, source, channel, subdir, filename, predicateType string) string {
+// (sha256 is ""), the source's path stands in for them. Attestations that are brought along are content too: with others, it
+// is another item.
+func ItemID(sha256hex, source, channel, subdir, filename, predicateType string, brought ...Bundle) string {
 	content := "sha256:" + sha256hex
 	if sha256hex == "" {
 		content = "source:" + source
 	}
-	h := sha256.Sum256([]byte(strings.Join([]string{content, channel, subdir, filename, predicateType}, "\x00")))
+	parts := []string{content, channel, subdir, filename, predicateType}
+	for _, b := range brought {
+		sum := sha256.Sum256(b)
+		parts = append(parts, hex.EncodeToString(sum[:]))
+	}
+	h := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return hex.EncodeToString(h[:16])
 }

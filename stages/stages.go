@@ -38,7 +38,7 @@ type Parts struct {
 	SidecarOnly bool
 	// GitHub is where bundles go, too, if the campaign says so. Only the stage upload needs it.
 	GitHub *attestations.Attestations
-	// Signer signs as the worker's identity. Only the stage sign needs it.
+	// Signer signs as the worker's identity. Only the stage sign needs it, and not for a campaign that signs nothing.
 	Signer sign.Signer
 	// Verifier checks bundles against the trust root. The stage sign needs it; hash with a Channel or Server does too, and
 	// upload with a Server.
@@ -180,12 +180,19 @@ var serverConcurrency = map[string]int{"upload": server.UploadConcurrency, "publ
 
 func newHash(p Parts) (pipeline.Stage, error) {
 	var o hash.Options
+	counts := counting{verifier: p.Verifier}
+	if p.Verifier != nil {
+		var err error
+		if counts.policy, err = Policy(p.Campaign); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case p.Verifier == nil:
 	case p.Server != nil:
-		o.Prior = server.NewPrior(p.Server, accept(p), p.Campaign.Created, p.Campaign.SkipExisting)
+		o.Prior = server.NewPrior(p.Server, counts.accept, p.Campaign.Created, p.Campaign.SkipExisting)
 	case p.Channel != nil:
-		o.Prior = &prior{channel: p.Channel, verifier: p.Verifier, campaign: p.Campaign}
+		o.Prior = &prior{channel: p.Channel, campaign: p.Campaign, counts: counts}
 	}
 	return hash.New(o), nil
 }
@@ -204,17 +211,22 @@ func newSources(p Parts) (pipeline.Stage, error) {
 }
 
 func newSign(p Parts) (pipeline.Stage, error) {
-	if p.Signer == nil || p.Verifier == nil {
+	if p.Signer == nil && !p.Campaign.NoSign || p.Verifier == nil {
 		return nil, errors.New("needs a signer and a trust root")
 	}
 	if err := p.Campaign.Sources.Check(); err != nil {
 		return nil, err
 	}
-	st := sign.New(p.Signer, p.Verifier, sign.Options{
-		ChannelURL: p.Campaign.ChannelURL,
-		Identity:   p.Campaign.Identity,
-		Issuer:     p.Campaign.Issuer,
-	})
+	o := sign.Options{ChannelURL: p.Campaign.ChannelURL, Identity: p.Campaign.Identity, Issuer: p.Campaign.Issuer,
+		NoSign: p.Campaign.NoSign, Alone: p.Campaign.OnServer(), Log: p.Log}
+	if p.Campaign.Policy != nil {
+		policy, err := Policy(p.Campaign)
+		if err != nil {
+			return nil, err
+		}
+		o.Policy = &policy
+	}
+	st := sign.New(p.Signer, p.Verifier, o)
 	if p.Campaign.Sources.Mode == "require" {
 		return sourced{st}, nil
 	}
@@ -226,7 +238,11 @@ func newUpload(p Parts) (pipeline.Stage, error) {
 		if p.Verifier == nil {
 			return nil, errors.New("needs a trust root")
 		}
-		return server.NewUpload(p.Server, accept(p)), nil
+		policy, err := Policy(p.Campaign)
+		if err != nil {
+			return nil, err
+		}
+		return server.NewUpload(p.Server, counting{p.Verifier, policy}.acceptSigned(p.Campaign.Created)), nil
 	}
 	if p.Channel == nil {
 		return nil, errNoChannel

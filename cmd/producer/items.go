@@ -36,6 +36,10 @@ type inputFlags struct {
 // will keep that.
 func (f *inputFlags) read(ctx context.Context, env *command.Env, c *pipeline.Campaign) (items []*pipeline.Item, duplicates int, err error) {
 	paths := slices.Clone(f.Packages)
+	bring, err := f.bringer()
+	if err != nil {
+		return nil, 0, err
+	}
 	if f.FilesFrom != "" {
 		more, err := readLines(env.Stdin, f.FilesFrom)
 		if err != nil {
@@ -72,13 +76,13 @@ func (f *inputFlags) read(ctx context.Context, env *command.Env, c *pipeline.Cam
 			if e, ok := expected[name]; ok {
 				want = e
 			}
-			bundle, err := f.bring(abs)
+			brought, err := bring(abs)
 			if err != nil {
 				return err
 			}
 			all[i] = &pipeline.Item{
-				Bundle:   bundle,
-				ID:       pipeline.ItemID(digest, abs, c.Channel(), "", name, attest.PredicateType),
+				Brought:  brought,
+				ID:       pipeline.ItemID(digest, abs, c.Channel(), "", name, attest.PredicateType, brought...),
 				Campaign: c.Name, Source: abs, Filename: name, Expected: want,
 			}
 			return nil
@@ -101,9 +105,6 @@ func inputsDigest(c *pipeline.Campaign, items []*pipeline.Item) string {
 	ids := make([]string, len(items))
 	for i, it := range items {
 		ids[i] = it.ID
-		if it.Bundle != nil {
-			ids[i] += fmt.Sprintf("+%x", sha256.Sum256(it.Bundle))
-		}
 	}
 	slices.Sort(ids)
 	h := sha256.New()
@@ -113,6 +114,9 @@ func inputsDigest(c *pipeline.Campaign, items []*pipeline.Item) string {
 	}
 	if c.SkipExisting || c.StoreGitHub {
 		fmt.Fprintf(h, "%t\x00%t\x00", c.SkipExisting, c.StoreGitHub)
+	}
+	if c.Policy != nil {
+		fmt.Fprintf(h, "policy\x00%s\x00%t\x00", c.Policy.SHA256, c.NoSign)
 	}
 	io.WriteString(h, strings.Join(ids, ","))
 	return hex.EncodeToString(h.Sum(nil))

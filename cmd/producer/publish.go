@@ -25,6 +25,7 @@ type publishCmd struct {
 	command.SourceFlags
 	command.SourceTrustFlags
 	command.UploadFlags
+	command.PolicyFlags
 	command.QueueFlags
 	command.StageFlags
 	Timeout      time.Duration `help:"Give up after this long; what is not done yet is done by the next run (default: never)."`
@@ -37,29 +38,17 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 		return err
 	}
 	// Everything that can be wrong with the configuration is found before anything is enqueued.
-	signer, verifier, err := p.Signer(ctx, env)
-	if err != nil {
+	c := &pipeline.Campaign{To: p.To, ChannelURL: p.ChannelURL, NoTargetChannel: p.NoTargetChannel,
+		SkipExisting: p.SkipExisting, StoreGitHub: p.StoreGitHub, State: pipeline.StateOpen}
+	if err := p.Freeze(env, c); err != nil {
 		return err
 	}
-	sourcePolicy, sourceChecker, err := p.sources(ctx)
-	if err != nil {
+	ps := &parts{sidecarOnly: p.SidecarOnly(), encoder: &event.Encoder{Version: command.Version()}}
+	var err error
+	if c.Sources, ps.sources, err = p.sources(ctx); err != nil {
 		return err
 	}
-	to, err := p.UploadFlags.Open(ctx, p.To, true)
-	if err != nil {
-		return err
-	}
-	identity, issuer, err := signer.Identity(ctx)
-	if err != nil {
-		return err
-	}
-	c := &pipeline.Campaign{
-		To: p.To, ChannelURL: p.ChannelURL, NoTargetChannel: p.NoTargetChannel,
-		SkipExisting: p.SkipExisting, StoreGitHub: p.StoreGitHub,
-		Identity: identity, Issuer: issuer, State: pipeline.StateOpen, Sources: sourcePolicy,
-	}
-	stores, err := p.GitHub(ctx, env, c)
-	if err != nil {
+	if err := p.open(ctx, env, ps, c); err != nil {
 		return err
 	}
 	items, duplicates, err := p.read(ctx, env, c)
@@ -84,11 +73,11 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 		return ctx.Err()
 	}
 
-	ps := &parts{queue: q, to: to, sidecarOnly: p.SidecarOnly(), github: stores, signer: signer, verifier: verifier, sources: sourceChecker, encoder: &event.Encoder{Version: command.Version()}}
+	ps.queue = q
 	times, runErr := p.work(ctx, env, ps, c, len(items))
 	if runErr == nil {
 		// Also what an earlier run left behind that was killed.
-		if err := to.CatchUp(ctx); err != nil {
+		if err := ps.to.CatchUp(ctx); err != nil {
 			runErr = &command.Error{Code: command.ExitUpstream, Item: p.To, Hint: "every package is published in the channel's shards; run the same command again to finish",
 				Err: fmt.Errorf("bringing repodata.json up to date: %w", err)}
 		}
@@ -108,6 +97,35 @@ func (p *publishCmd) sources(ctx context.Context) (pipeline.SourcePolicy, *prove
 	}
 	checker, err := c.Load(ctx)
 	return policy, checker, err
+}
+
+// open finds who signs, if anything is signed, and opens the places that are written to.
+func (p *publishCmd) open(ctx context.Context, env *command.Env, ps *parts, c *pipeline.Campaign) (err error) {
+	if c.NoSign {
+		ps.verifier, err = p.Verifier(ctx)
+	} else {
+		ps.signer, ps.verifier, err = p.Signer(ctx, env)
+	}
+	if err != nil {
+		return err
+	}
+	if ps.to, err = p.UploadFlags.Open(ctx, p.To, true); err != nil {
+		return err
+	}
+	if !c.NoSign {
+		if c.Identity, c.Issuer, err = ps.signer.Identity(ctx); err != nil {
+			return err
+		}
+		claims, err := ps.signer.Claims(ctx)
+		if err != nil {
+			return err
+		}
+		if err := stages.CheckSigner(c, c.Identity, c.Issuer, claims); err != nil {
+			return command.RefusedSigner(err, p.PolicyFlags.Policy)
+		}
+	}
+	ps.github, err = p.GitHub(ctx, env, c)
+	return err
 }
 
 // adopt returns the open campaign of an interrupted run of the same command, or creates a new one.

@@ -42,7 +42,7 @@ type parts struct {
 	to          command.Destination
 	sidecarOnly bool
 	github      *github.Attestations // nil for campaigns that do without
-	signer      *sign.KeylessSigner
+	signer      *sign.KeylessSigner  // nil for a campaign that signs nothing
 	verifier    *attest.Verifier
 	sources     *provenance.Checker // nil where the campaign does not look at sources
 	encoder     *event.Encoder
@@ -51,8 +51,12 @@ type parts struct {
 // runner puts the parts together for a campaign that is not cut. If somebody may ask, status is answered as long as it
 // works. The returned function MUST be called once the runner has ended.
 func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campaign, f *command.StageFlags, drain time.Duration, asked bool, observers ...pipeline.Observer) (*pipeline.Runner, func(), error) {
-	steps, err := stages.Build(stages.Of(c), stages.Parts{Campaign: c, Channel: p.to.Channel, Server: p.to.Server, SidecarOnly: p.sidecarOnly, GitHub: p.github, Signer: p.signer, Verifier: p.verifier, Sources: p.sources,
-		MonolithInterval: f.MonolithInterval, Log: env.Log}, f.Concurrency)
+	sp := stages.Parts{Campaign: c, Channel: p.to.Channel, Server: p.to.Server, SidecarOnly: p.sidecarOnly, GitHub: p.github, Verifier: p.verifier,
+		Sources: p.sources, MonolithInterval: f.MonolithInterval, Log: env.Log}
+	if p.signer != nil {
+		sp.Signer = p.signer
+	}
+	steps, err := stages.Build(stages.Of(c), sp, f.Concurrency)
 	if err != nil {
 		return nil, nil, command.Usage("", err)
 	}

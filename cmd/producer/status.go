@@ -129,7 +129,17 @@ func (s *summary) status(w io.Writer, now time.Time) {
 	if s.ChannelURL != "" {
 		fmt.Fprintf(w, "  channel     %s\n", s.ChannelURL)
 	}
-	fmt.Fprintf(w, "  signed by   %s\n  issuer      %s\n", s.Identity, s.Issuer)
+	switch {
+	case s.NoSign:
+		fmt.Fprintln(w, "  signed by   nobody here: attestations are brought along")
+	case s.Identity == "":
+		fmt.Fprintln(w, "  signed by   whom the policy accepts")
+	default:
+		fmt.Fprintf(w, "  signed by   %s\n  issuer      %s\n", s.Identity, s.Issuer)
+	}
+	if s.PolicySHA256 != "" {
+		fmt.Fprintf(w, "  policy      sha256 %s\n", s.PolicySHA256)
+	}
 	fmt.Fprintf(w, "  %d enqueued = %d published + %d skipped + %d set aside + %d aborted + %d waiting\n",
 		s.Enqueued, s.Published, s.Skipped, s.Failed, s.Aborted, s.Waiting)
 	fmt.Fprintf(w, "  %d signed and uploaded so far\n", s.Signed)

@@ -18,10 +18,11 @@ type submitCmd struct {
 	inputFlags
 	command.ChannelFlags
 	command.SourceFlags
+	command.PolicyFlags
 	command.QueueFlags
 	Campaign string   `required:"" help:"Name of the campaign; submitting to it again adds only what is not in it yet."`
-	Identity string   `name:"certificate-identity" required:"" help:"Identity (SAN) that the workers must sign with; another one is refused."`
-	Issuer   string   `name:"certificate-oidc-issuer" required:"" help:"OIDC issuer of that identity."`
+	Identity string   `name:"certificate-identity" help:"Identity (SAN) that the workers must sign with; another one is refused. With a --policy it may be left out: then whoever the policy accepts may sign."`
+	Issuer   string   `name:"certificate-oidc-issuer" help:"OIDC issuer of that identity."`
 	Live     bool     `help:"Overtake the campaigns that are not live, in workers that serve both: for small submissions that somebody waits for."`
 	Cut      []string `placeholder:"STAGE" help:"Cut the list of stages before these, for workers with --stages: for example sign,upload."`
 }
@@ -43,6 +44,9 @@ func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
 		To: s.To, ChannelURL: s.ChannelURL, NoTargetChannel: s.NoTargetChannel,
 		SkipExisting: s.SkipExisting, StoreGitHub: s.StoreGitHub,
 		Identity: s.Identity, Issuer: s.Issuer, Cuts: s.Cut, Live: s.Live, Sources: sourcePolicy,
+	}
+	if err := s.signer(env, c); err != nil {
+		return err
 	}
 	if s.StoreGitHub {
 		if err := command.CheckStoreGitHub(s.Identity); err != nil {
@@ -98,4 +102,26 @@ func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
 			fmt.Fprintf(w, "%d arguments named a package that was named already\n", duplicates)
 		}
 	})
+}
+
+// signer freezes who may sign: the one identity, the policy, or both.
+func (s *submitCmd) signer(env *command.Env, c *pipeline.Campaign) error {
+	switch {
+	case (s.Identity == "") != (s.Issuer == ""):
+		return command.Usage("an identity means nothing without who vouches for it", errors.New("--certificate-identity and --certificate-oidc-issuer go together"))
+	case s.NoSign && s.Identity != "":
+		return command.Usage("say in the policy whose attestations count", errors.New("--certificate-identity is who signs, and with --no-sign nobody does"))
+	case s.Identity == "" && s.PolicyFlags.Policy == "" && !s.NoSign:
+		return command.Usage("give --certificate-identity and --certificate-oidc-issuer, a --policy, or both", errors.New("who may sign? neither an identity nor a policy is given"))
+	}
+	if err := s.Freeze(env, c); err != nil {
+		return err
+	}
+	if s.Identity == "" {
+		return nil
+	}
+	if err := stages.CheckIdentity(c, s.Identity, s.Issuer); err != nil {
+		return command.RefusedSigner(err, s.PolicyFlags.Policy)
+	}
+	return nil
 }

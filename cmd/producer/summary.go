@@ -24,6 +24,9 @@ type summary struct {
 	ChannelURL string    `json:"channelURL,omitempty"`
 	Identity   string    `json:"identity"`
 	Issuer     string    `json:"issuer"`
+	// PolicySHA256 is the digest of the frozen policy, if there is one. NoSign: the campaign signs nothing.
+	PolicySHA256 string `json:"policySha256,omitempty"`
+	NoSign       bool   `json:"noSign,omitempty"`
 
 	Enqueued  uint64 `json:"enqueued"`
 	Signed    uint64 `json:"signed"` // have a complete attestation; not an outcome
@@ -94,7 +97,7 @@ func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summ
 		return nil, err
 	}
 	s := &summary{Schema: "hallmark.campaign/1", Campaign: c.Name, State: string(c.State), Created: c.Created, To: c.To, ChannelURL: c.ChannelURL,
-		Identity: c.Identity, Issuer: c.Issuer, Enqueued: counts.Enqueued, Signed: counts.Signed, Published: counts.Published, Skipped: counts.Skipped,
+		Identity: c.Identity, Issuer: c.Issuer, PolicySHA256: c.PolicySHA256(), NoSign: c.NoSign, Enqueued: counts.Enqueued, Signed: counts.Signed, Published: counts.Published, Skipped: counts.Skipped,
 		Failed: counts.Failed, Aborted: counts.Aborted, Waiting: counts.Waiting()}
 	for _, g := range counts.Segments {
 		s.Segments = append(s.Segments, segment{Name: g.Name, Pending: g.Pending, InFlight: g.InFlight, Redelivered: g.Redelivered})
@@ -134,13 +137,21 @@ func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summ
 	return s, nil
 }
 
+// signers says whose attestations the packages have that were published already.
+func (s *summary) signers() string {
+	if s.PolicySHA256 != "" {
+		return "whom the policy accepts"
+	}
+	return s.Identity
+}
+
 // text writes the result of publish.
 func (s *summary) text(w io.Writer) {
 	switch {
 	case s.Interrupted:
 		fmt.Fprintf(w, "campaign %s: %d published, %d skipped, %d set aside, %d not done yet\n", s.Campaign, s.Published, s.Skipped, s.Failed, s.Waiting)
 	case s.Published == 0 && s.Failed == 0 && s.Skipped > 0:
-		fmt.Fprintf(w, "campaign %s: all %d packages were published already, signed by %s; nothing was changed\n", s.Campaign, s.Skipped, s.Identity)
+		fmt.Fprintf(w, "campaign %s: all %d packages were published already, signed by %s; nothing was changed\n", s.Campaign, s.Skipped, s.signers())
 	default:
 		fmt.Fprintf(w, "campaign %s: %d published, %d skipped (published already), %d set aside\n", s.Campaign, s.Published, s.Skipped, s.Failed)
 	}

@@ -54,15 +54,11 @@ func (f *identityFlags) policyFile(targetChannel string) (attest.Policy, error) 
 	if *f != (identityFlags{Policy: f.Policy}) {
 		return attest.Policy{}, command.Usage("say who may sign in the policy file alone", errors.New("--policy and --certificate-… at once"))
 	}
-	b, err := readFile(f.Policy, attest.MaxPolicy+1)
+	p, err := command.ReadPolicy(f.Policy)
 	if err != nil {
-		return attest.Policy{}, command.Usage("", fmt.Errorf("reading the policy: %w", err))
+		return p, err
 	}
-	p, err := attest.ParsePolicy(f.Policy, b)
-	if err == nil {
-		p, err = p.For(targetChannel)
-	}
-	if err != nil {
+	if p, err = p.For(targetChannel); err != nil {
 		return attest.Policy{}, command.Usage("docs/policy.md has every key", err)
 	}
 	return p, nil

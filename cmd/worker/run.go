@@ -30,6 +30,7 @@ type grammar struct {
 	UploadServer []string `default:"https://prefix.dev" placeholder:"URL" help:"Servers that this worker's tokens may go to: campaigns with a channel on another one are left to other workers."`
 	Stages       []string `placeholder:"STAGE" help:"Run these stages: a run of hash, sources, sign, upload, publish (default: all); sources is left out of campaigns that do not look at them. Campaigns that are cut otherwise are left to other workers."`
 	command.StageFlags
+	NoSign       bool          `help:"Sign nothing, and need no identity: serve only campaigns whose attestations are all brought along."`
 	Campaign     string        `placeholder:"NAME" help:"Serve this campaign alone: end when it is closed, and with exit code 4 if its signer is somebody else or there is no identity any more. Without, campaigns of other signers are left to other workers."`
 	MaxItems     int           `default:"2048" help:"How many items this worker holds at once, of all campaigns together. Campaigns share these places fairly; those submitted with --live come before the others."`
 	DrainTimeout time.Duration `default:"60s" help:"After SIGTERM, carry on what is signed for at most this long."`
@@ -62,7 +63,7 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	}
 	w := &worker{env: env, flags: g, id: queue.WorkerID(), pool: pipeline.NewPool(g.MaxItems, min(g.MaxItems, 32)), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout, only: g.Campaign}
 	// A worker holds the credentials that its stages need, and no others.
-	if slices.Contains(names, "sign") {
+	if slices.Contains(names, "sign") && !g.NoSign {
 		signer, verifier, err := g.Signer(ctx, env)
 		if err != nil {
 			return err
@@ -70,8 +71,11 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 		if w.identity, w.issuer, err = signer.Identity(ctx); err != nil {
 			return err
 		}
+		if w.claims, err = signer.Claims(ctx); err != nil {
+			return err
+		}
 		w.signer, w.verifier = signer, verifier
-	} else if slices.Contains(names, "hash") {
+	} else if slices.Contains(names, "hash") || slices.Contains(names, "sign") {
 		verifier, err := g.Verifier(ctx)
 		if err != nil {
 			return err
@@ -114,6 +118,7 @@ type worker struct {
 	verifier         *attest.Verifier // nil until a stage needs it
 	sources          *command.SourceChecker
 	identity, issuer string
+	claims           map[string]string // what else the signer's certificate says
 	meters           pipeline.Observer
 	pool             *pipeline.Pool
 	names            []string
@@ -238,9 +243,13 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	if at < 0 {
 		return fmt.Errorf("the campaign is cut into %s, this worker runs %s", segmentsText(segments), strings.Join(w.names, ","))
 	}
-	if w.signer != nil && (w.identity != c.Identity || w.issuer != c.Issuer) {
-		return &command.Error{Code: command.ExitIdentity, Item: c.Name, Hint: "start the worker as the campaign's signer",
-			Err: fmt.Errorf("this worker would sign as %s (%s); the campaign's signer is %s (%s)", w.identity, w.issuer, c.Identity, c.Issuer)}
+	if w.signer != nil {
+		if err := stages.CheckSigner(c, w.identity, w.issuer, w.claims); err != nil {
+			return command.RefusedSigner(err, c.Name)
+		}
+	}
+	if w.signer == nil && slices.Contains(w.names, "sign") && !c.NoSign {
+		return &command.Error{Code: command.ExitIdentity, Item: c.Name, Hint: "start a worker without --no-sign", Err: errors.New("this worker signs nothing, and the campaign's packages are to be signed")}
 	}
 	p := stages.Parts{Campaign: c, SidecarOnly: w.flags.SidecarOnly(), MonolithInterval: w.interval, Log: log}
 	if p.Verifier, err = w.trusted(ctx, c, names); err != nil {

@@ -83,6 +83,16 @@ func (r *Result) setCertificate(cert *x509.Certificate) error {
 	return nil
 }
 
+// Certified gives what a signing certificate says of its holder, as Result has it: for asking a policy before anything is
+// signed. Nothing is verified. The error is CodeCertificateMalformed.
+func Certified(cert *x509.Certificate) (identity, issuer string, claims map[string]string, err error) {
+	var r Result
+	if err := r.setCertificate(cert); err != nil {
+		return "", "", nil, err
+	}
+	return r.Identity, r.Issuer, r.Claims, nil
+}
+
 // everyClaim names the Fulcio extensions 1.3.6.1.4.1.57264.1.9 to .22. The ones before are deprecated copies.
 func everyClaim(e certificate.Extensions) map[string]string {
 	return map[string]string{

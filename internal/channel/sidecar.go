@@ -2,8 +2,10 @@ package channel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
 )
@@ -15,8 +17,8 @@ type Sidecar struct {
 	Bundles int    // how many bundles it has
 }
 
-// AddBundle puts a bundle behind those that the package's sidecar has and returns the sidecar that holds it (CEP 50). A
-// bundle that is there already is not added again. The caller MUST have verified the bundle.
+// AddBundle puts one or more bundles, in their order, behind those that the package's sidecar has and returns the sidecar
+// that holds them (CEP 50). A bundle that is there already is not added again. The caller MUST have verified the bundles.
 //
 // The immutable sidecar is written first, then the mutable one, over exactly the state that the new one continues.
 // Whoever loses that race reads again and appends to what the winner wrote, so that no bundle is ever lost; the immutable
@@ -24,7 +26,10 @@ type Sidecar struct {
 //
 // Errors: *Invalid for a bundle that is none or a sidecar that would grow too large; *Malformed if the sidecar in the
 // store is not one; else those of the store.
-func (c *Channel) AddBundle(ctx context.Context, subdir, filename string, bundle []byte) (Sidecar, error) {
+func (c *Channel) AddBundle(ctx context.Context, subdir, filename string, bundles ...[]byte) (Sidecar, error) {
+	if len(bundles) == 0 {
+		return Sidecar{}, &Invalid{Subdir: subdir, Filename: filename, Err: errors.New("there is no bundle to add to its sidecar")}
+	}
 	if err := checkPlace(subdir, filename); err != nil {
 		return Sidecar{}, err
 	}
@@ -42,9 +47,13 @@ func (c *Channel) AddBundle(ctx context.Context, subdir, filename string, bundle
 				return Sidecar{}, &Malformed{Key: key, Err: err}
 			}
 		}
-		next, added, err := attest.Append(old, bundle)
-		if err != nil {
-			return Sidecar{}, &Invalid{Subdir: subdir, Filename: filename, Err: fmt.Errorf("adding a bundle to its sidecar: %w", err)}
+		next, added := old, false
+		for _, bundle := range bundles {
+			one := false
+			if next, one, err = attest.Append(next, bundle); err != nil {
+				return Sidecar{}, &Invalid{Subdir: subdir, Filename: filename, Err: fmt.Errorf("adding a bundle to its sidecar: %w", err)}
+			}
+			added = added || one
 		}
 		elements, err := attest.Split(next)
 		if err != nil {
@@ -76,11 +85,18 @@ func (c *Channel) AddBundle(ctx context.Context, subdir, filename string, bundle
 
 // Sidecar reads a package's current sidecar, of at most attest.MaxSidecar bytes. found is false if it has none.
 func (c *Channel) Sidecar(ctx context.Context, subdir, filename string) (sidecar []byte, found bool, err error) {
-	if err := checkPlace(subdir, filename); err != nil {
-		return nil, false, err
-	}
-	b, _, found, err := c.read(ctx, sigsKey(subdir, filename), attest.MaxSidecar)
+	b, _, found, err := c.DatedSidecar(ctx, subdir, filename)
 	return b, found, err
+}
+
+// DatedSidecar is Sidecar, and says when the store last got another one, by the store's clock and in its resolution (S3:
+// seconds, rounded down).
+func (c *Channel) DatedSidecar(ctx context.Context, subdir, filename string) (sidecar []byte, modified time.Time, found bool, err error) {
+	if err := checkPlace(subdir, filename); err != nil {
+		return nil, time.Time{}, false, err
+	}
+	b, info, found, err := c.read(ctx, sigsKey(subdir, filename), attest.MaxSidecar)
+	return b, info.Modified, found, err
 }
 
 // currentSidecar gives the digest of a package's mutable sidecar, whose immutable twin is in the store when it returns;

@@ -102,6 +102,10 @@ func CheckStoreGitHub(identity string) error {
 	if workflow.MatchString(identity) {
 		return nil
 	}
+	if identity == "" {
+		return Usage("give --certificate-identity beside the policy, or leave out --store-github-attestation",
+			errors.New("--store-github-attestation: the campaign has no signer of its own, so nobody knows whose repository it would be"))
+	}
 	return Usage("sign in a GitHub Actions job, or leave out --store-github-attestation",
 		fmt.Errorf("--store-github-attestation: the signer %s is no workflow of a GitHub repository, so its certificates name none", identity))
 }

@@ -298,6 +298,8 @@ func SameCampaign(have, want *pipeline.Campaign) error {
 		{"channel URL", have.ChannelURL, want.ChannelURL},
 		{"identity", have.Identity, want.Identity},
 		{"issuer", have.Issuer, want.Issuer},
+		{"policy", have.PolicySHA256(), want.PolicySHA256()},
+		{"signing", signing(have), signing(want)},
 		{"mode for sources", have.Sources.Mode, want.Sources.Mode},
 		{"policy for sources", have.Sources.SHA256, want.Sources.SHA256},
 		{"--skip-existing", fmt.Sprint(have.SkipExisting), fmt.Sprint(want.SkipExisting)},
@@ -310,4 +312,11 @@ func SameCampaign(have, want *pipeline.Campaign) error {
 		}
 	}
 	return nil
+}
+
+func signing(c *pipeline.Campaign) string {
+	if c.NoSign {
+		return "no"
+	}
+	return "yes"
 }

@@ -205,7 +205,11 @@ type seenEvent struct {
 				Filename string
 				SHA256   string
 			}
-			Signer      struct{ Identity string }
+			Signer struct{ Identity string }
+			Riders []struct {
+				PredicateType, Identity string
+				Bundle                  struct{ SHA256 string }
+			}
 			Attestation struct {
 				Bundle struct{ SHA256 string }
 			}

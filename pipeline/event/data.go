@@ -70,9 +70,11 @@ type cdevent struct {
 // Details is an event's customData. Fields whose value is not known are absent. Digests are lower-case hex, sizes bytes,
 // times UTC.
 type Details struct {
-	Package      Package       `json:"package"`
-	Channel      Channel       `json:"channel"`
-	Attestation  *Attestation  `json:"attestation,omitempty"`
+	Package     Package      `json:"package"`
+	Channel     Channel      `json:"channel"`
+	Attestation *Attestation `json:"attestation,omitempty"`
+	// Riders are the attestations that went into the sidecar behind Attestation.
+	Riders       []Rider       `json:"riders,omitempty"`
 	Signer       *Signer       `json:"signer,omitempty"`
 	Log          []LogEntry    `json:"log,omitempty"`
 	SignedAt     *SignedAt     `json:"signedAt,omitempty"`
@@ -130,6 +132,14 @@ type Bundle struct {
 	URL       string `json:"url,omitempty"`
 	SHA256    string `json:"sha256"`
 	Size      int64  `json:"size,omitempty"`
+}
+
+// Rider is an attestation that went into the sidecar behind the publish attestation, verified by the campaign's policy.
+type Rider struct {
+	PredicateType string `json:"predicateType"`
+	Identity      string `json:"identity"` // subject alternative name
+	Issuer        string `json:"issuer"`   // OIDC issuer
+	Bundle        Bundle `json:"bundle"`
 }
 
 // Signer is what the signing certificate says.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -131,6 +132,15 @@ func (n *notice) message(name string) (Message, error) {
 	at = at.UTC()
 
 	key := []string{typ, cmp.Or(it.Package.SHA256, it.ID), it.Signature.BundleSHA256, n.campaign.Channel()}
+	if (name == Signed || name == Published) && len(it.Riders) > 0 {
+		// The same package with other riders is another fact.
+		riders := make([]string, len(it.Riders))
+		for i, r := range it.Riders {
+			riders[i] = r.SHA256
+		}
+		slices.Sort(riders)
+		key = append(append(key, "riders"), riders...)
+	}
 	if !complete || sourceTypes[name] != "" {
 		key = append(key, n.campaign.Name)
 	}
@@ -217,6 +227,13 @@ func (n *notice) signature(d *Details, sidecar string) {
 	it, sig := n.item, n.item.Signature
 	d.Attestation = &Attestation{PredicateType: n.bundle.predicateType, StatementSHA256: sig.StatementSHA,
 		Bundle: Bundle{MediaType: n.bundle.mediaType, URL: sidecar, SHA256: sig.BundleSHA256, Size: n.bundle.size}}
+	for _, r := range it.Riders {
+		if it.Sidecar.SHA256 == "" {
+			break // they are not there yet
+		}
+		d.Riders = append(d.Riders, Rider{PredicateType: clip(r.PredicateType, 500), Identity: r.Identity, Issuer: r.Issuer,
+			Bundle: Bundle{URL: sidecar, SHA256: r.SHA256, Size: int64(len(bytes.TrimSpace(r.Bundle)))}})
+	}
 	d.Signer = &Signer{Identity: sig.Identity, Issuer: sig.Issuer, CertSHA256: sig.CertSHA256,
 		SourceRepository: sig.Claims["sourceRepository"], BuildConfig: sig.Claims["buildConfigURI"], RunURI: sig.Claims["runInvocationURI"]}
 	if !sig.NotAfter.IsZero() {
@@ -249,7 +266,7 @@ func (n *notice) now() time.Time {
 }
 
 // fit marshals d and, where it is larger than MaxSize, takes away what a subscriber can do without: the error's text
-// first, then the list of sources, the certificate's claims and the log entries; for an item that carries no attestation all labels that
+// first, then the list of sources, the certificate's claims, the log entries and the riders; for an item that carries no attestation all labels that
 // came from outside are then cut. What is still too large is an error.
 func fit(d *cdevent) ([]byte, error) {
 	drop := []func(){
@@ -269,6 +286,7 @@ func fit(d *cdevent) ([]byte, error) {
 			}
 		},
 		func() { d.CustomData.Log = nil },
+		func() { d.CustomData.Riders = nil },
 		func() {
 			if d.Subject.Content.Signature == "" && d.CustomData.Reason != nil {
 				p := &d.CustomData.Package

@@ -29,7 +29,7 @@ func testCampaign() *pipeline.Campaign {
 		Identity: "https://github.com/example/forge/.github/workflows/build.yml@refs/heads/main", Issuer: "https://token.actions.githubusercontent.com"}
 }
 
-func testBundle() json.RawMessage {
+func testBundle() pipeline.Bundle {
 	statement := `{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://schemas.conda.org/attestations-publish-1.schema.json"}`
 	return fmt.Appendf(nil, `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","dsseEnvelope":{"payload":%q}}`,
 		base64.StdEncoding.EncodeToString([]byte(statement)))
@@ -74,6 +74,16 @@ func testSources() *pipeline.Sources {
 	}}
 }
 
+// riding is an item with a provenance attestation that rides along.
+func riding() *pipeline.Item {
+	it := testItem()
+	it.Sidecar.Bundles = 2
+	b := pipeline.Bundle(`{"mediaType": "of another maker"}`)
+	it.Riders = []pipeline.Rider{{PredicateType: "https://slsa.dev/provenance/v1", Identity: "https://github.com/example/builder/.github/workflows/build.yml@refs/heads/main",
+		Issuer: "https://token.actions.githubusercontent.com", SHA256: digest(b), Bundle: b}}
+	return it
+}
+
 func spanContext() context.Context {
 	return trace.ContextWithSpanContext(context.Background(), trace.NewSpanContext(trace.SpanContextConfig{
 		TraceID: trace.TraceID{1, 2, 3}, SpanID: trace.SpanID{4, 5, 6}, TraceFlags: trace.FlagsSampled}))
@@ -99,6 +109,7 @@ func outcomes() map[string]pipeline.Outcome {
 	}
 	return map[string]pipeline.Outcome{
 		"published": {Delivery: delivery(published), Kind: pipeline.OutcomePublished, Events: []string{Signed, Published}},
+		"riders":    {Delivery: delivery(riding()), Kind: pipeline.OutcomeCrossed, Events: []string{Signed}},
 		"skipped": {Delivery: delivery(skipped), Kind: pipeline.OutcomeSkipped,
 			Failure: failure("publish", "channel.published", "already published with these bytes", "")},
 		"failed": {Delivery: delivery(early), Kind: pipeline.OutcomeFailed,
@@ -137,6 +148,9 @@ func TestGoldenEvents(t *testing.T) {
 			}
 			got = indent(t, got)
 			file := filepath.Join("testdata", tokens.Event+".golden.json")
+			if kind == "riders" {
+				file = filepath.Join("testdata", tokens.Event+"-riders.golden.json")
+			}
 			if *update {
 				if err := os.WriteFile(file, got, 0o644); err != nil {
 					t.Fatal(err)
@@ -425,7 +439,7 @@ func TestEncodeRefuses(t *testing.T) {
 func TestBundleThatChanged(t *testing.T) {
 	t.Parallel()
 	it := testItem()
-	it.Bundle = json.RawMessage(strings.Replace(string(it.Bundle), "v0.3", "v9.9", 1))
+	it.Bundle = pipeline.Bundle(strings.Replace(string(it.Bundle), "v0.3", "v9.9", 1))
 	ms, err := testEncoder().Encode(testCampaign(), pipeline.Outcome{Delivery: pipeline.Delivery{Item: it}, Events: []string{Signed}})
 	if err != nil {
 		t.Fatal(err)

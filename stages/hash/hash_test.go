@@ -231,7 +231,7 @@ func TestRunAsksThePrior(t *testing.T) {
 	var seen string
 	err := New(Options{Prior: prior(func(it *pipeline.Item) error {
 		seen = it.Package.SHA256
-		it.Bundle = json.RawMessage(`{}`)
+		it.Bundle = pipeline.Bundle(`{}`)
 		return skip
 	})}).Run(t.Context(), it)
 	if err != skip || len(seen) != 64 || string(it.Bundle) != "{}" {

@@ -62,7 +62,7 @@ func (s *Publish) Run(ctx context.Context, it *pipeline.Item) error {
 	if err != nil {
 		return classify(err)
 	}
-	it.Bundle, it.Signature.BundleSHA256 = held, digest(held)
+	it.Bundle, it.Signature.BundleSHA256 = pipeline.Bundle(held), digest(held)
 	it.Sidecar = pipeline.Sidecar{SHA256: sum256(sidecar), Size: int64(len(sidecar)), Bundles: len(bundles)}
 	it.PublishedAt = time.Now().UTC()
 	return nil

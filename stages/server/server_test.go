@@ -64,7 +64,7 @@ func (b *bench) bundle() []byte { return prefixtest.Bundle(filename, b.body, b.C
 func (b *bench) accept(sidecar []byte, it *pipeline.Item) bool {
 	for _, mine := range [][]byte{b.bundle(), b.other()} {
 		if held, match := prefix.Held(sidecar, mine); match != "" {
-			it.Bundle = held
+			it.Bundle = pipeline.Bundle(held)
 			it.Signature = pipeline.Signature{Identity: "me", CertSHA256: "c", BundleSHA256: sum(held), SignedAt: b.signed, Found: true}
 			return true
 		}

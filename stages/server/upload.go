@@ -86,8 +86,7 @@ func (s *Upload) Run(ctx context.Context, it *pipeline.Item) error {
 }
 
 // bundle gives the bytes that were verified. there says that the server serves them and the package already, so that
-// nothing needs to be sent; it is asked for a bundle that was found there. An item that crossed a cut went through JSON, which
-// may have changed the white space of such a bundle.
+// nothing needs to be sent; it is asked for a bundle that was found there.
 func (s *Upload) bundle(ctx context.Context, it *pipeline.Item) (bundle []byte, there bool, err error) {
 	if err := signed(it); err != nil {
 		return nil, false, err
@@ -105,7 +104,7 @@ func (s *Upload) bundle(ctx context.Context, it *pipeline.Item) (bundle []byte, 
 				return nil, false, classify(err)
 			}
 			if exists {
-				it.Bundle = held
+				it.Bundle = pipeline.Bundle(held)
 				return held, true, nil
 			}
 			return held, false, nil

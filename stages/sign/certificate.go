@@ -10,8 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	fulcio "github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	sigstore "github.com/sigstore/sigstore-go/pkg/sign"
+
+	"github.com/hallmark-attest/hallmark/internal/attest"
 )
 
 // certificate is a key and the certificate for it, which never part: a signature takes both from one certificate value.
@@ -20,6 +21,7 @@ type certificate struct {
 	keypair          sigstore.Keypair
 	leaf             *x509.Certificate
 	identity, issuer string
+	claims           map[string]string // what else it says, by attest's names
 
 	// renewAt is when it should be renewed; until usableUntil it still serves if that fails. What lies between there and
 	// its end is for the request to the timestamp authority (or to a log that gives the time), retries included.
@@ -37,7 +39,7 @@ func newCertificate(keypair sigstore.Keypair, der []byte, asked time.Time) (*cer
 	if key, ok := keypair.GetPublicKey().(*ecdsa.PublicKey); !ok || !key.Equal(leaf.PublicKey) {
 		return nil, errors.New("the certificate is for another key")
 	}
-	summary, err := fulcio.SummarizeCertificate(leaf)
+	who, issuer, claims, err := attest.Certified(leaf)
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificate's identity: %w", err)
 	}
@@ -50,9 +52,8 @@ func newCertificate(keypair sigstore.Keypair, der []byte, asked time.Time) (*cer
 	if leaf.NotAfter.Before(end) && leaf.NotAfter.After(asked) {
 		end = leaf.NotAfter
 	}
-	issuer := summary.Issuer
 	return &certificate{
-		keypair: keypair, leaf: leaf, identity: summary.SubjectAlternativeName, issuer: issuer,
+		keypair: keypair, leaf: leaf, identity: who, issuer: issuer, claims: claims,
 		renewAt:     end.Add(-min(max(time.Minute, life/5), life/2)),
 		usableUntil: end.Add(-min(30*time.Second, life/5)),
 	}, nil

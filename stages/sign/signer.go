@@ -166,20 +166,35 @@ func (s *KeylessSigner) Stats() Stats {
 // is what a campaign calls first, so that a missing identity and an authority that is out of reach are known before
 // anything else is done.
 func (s *KeylessSigner) Identity(ctx context.Context) (identity, issuer string, err error) {
-	c := s.first.Load()
-	if c == nil {
-		if s.config.PerPackage {
-			if c, err = s.issue(ctx); err == nil {
-				s.spare.Store(c)
-			}
-		} else {
-			c, err = s.certs.get(ctx)
-		}
-		if err != nil {
-			return "", "", err
-		}
+	c, err := s.certified(ctx)
+	if err != nil {
+		return "", "", err
 	}
 	return c.identity, c.issuer, nil
+}
+
+// Claims returns what else the first certificate says, by the names of attest.Result.Claims; like Identity, it asks for one
+// if there is none yet. The map MUST NOT be changed.
+func (s *KeylessSigner) Claims(ctx context.Context) (map[string]string, error) {
+	c, err := s.certified(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.claims, nil
+}
+
+// certified gives the first certificate.
+func (s *KeylessSigner) certified(ctx context.Context) (c *certificate, err error) {
+	if c = s.first.Load(); c != nil {
+		return c, nil
+	}
+	if s.config.PerPackage {
+		if c, err = s.issue(ctx); err == nil {
+			s.spare.Store(c)
+		}
+		return c, err
+	}
+	return s.certs.get(ctx)
 }
 
 // Sign signs an in-toto statement, has the time witnessed and the signature logged, and returns the bundle: compact JSON

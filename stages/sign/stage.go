@@ -1,17 +1,20 @@
-// Package sign is the stage that attests: a package's name and digest flow in, a verified Sigstore bundle with a publish
-// attestation (CEP 27) and what it says flow out. An item that comes with a bundle, found in its channel or made before a
-// segment cut, is verified and signed no second time.
+// Package sign is the stage that attests: a package's name and digest flow in, with the attestations that were brought along;
+// a verified Sigstore bundle with a publish attestation (CEP 27) and what it says flow out, with the verified attestations
+// that ride along. An item that comes with a publish attestation, brought by its submitter, found in its channel or made
+// before a segment cut, is signed no second time.
 //
 // Nothing leaves the stage unverified: what was just signed goes through the same verification, against the trust root
-// and the campaign's identity, that any consumer would do.
+// and the campaign's policy, that any consumer would do. Nothing that was brought is dropped: what does not hold, or is
+// of a kind that the policy does not name, sets the item aside.
 package sign
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
@@ -29,19 +32,33 @@ type Signer interface {
 	Sign(ctx context.Context, statement []byte) (bundle []byte, err error)
 	// Identity returns whom it signs as, the certificate's SAN and OIDC issuer: always the same.
 	Identity(ctx context.Context) (identity, issuer string, err error)
+	// Claims returns what else its certificate says, by the names of attest.Result.Claims.
+	Claims(ctx context.Context) (map[string]string, error)
 }
 
 // Verifier verifies bundles: an *attest.Verifier.
 type Verifier interface {
 	Verify(bundle []byte, s attest.Subject, p attest.Policy) (*attest.Result, error)
+	VerifyAny(bundle []byte, s attest.Subject, p attest.Policy) (*attest.Result, error)
 }
 
 // Options are the campaign's.
 type Options struct {
 	// ChannelURL is the channel's public URL, the attestation's targetChannel; "" leaves the predicate null.
 	ChannelURL string
-	// Identity and Issuer are the campaign's signer: the certificate's SAN and its OIDC issuer, exactly. Both are required.
+	// Identity and Issuer are the campaign's signer: the certificate's SAN and its OIDC issuer, exactly. Both are required
+	// where there is no Policy; beside one, what is signed here is by this signer and accepted by the policy. Both "": by
+	// whomever the policy accepts.
 	Identity, Issuer string
+	// Policy says whose attestations count, of those that items come with and of those that are made here. Nil stands for
+	// Identity and Issuer, for the channel, and publish attestations alone.
+	Policy *attest.Policy
+	// NoSign means that nothing is signed: an item without a publish attestation is set aside.
+	NoSign bool
+	// Alone means that the channel takes one attestation for a package: an item to which others belong is set aside.
+	Alone bool
+	// Log gets what a policy lets pass with a warning. Default slog.Default().
+	Log *slog.Logger
 }
 
 // Stage signs. It is safe for concurrent use.
@@ -50,15 +67,25 @@ type Stage struct {
 	verifier Verifier
 	options  Options
 	policy   attest.Policy
+	admitted atomic.Bool // the policy accepts what the signer's certificate says
 }
 
-// New makes the stage.
+// New makes the stage. The signer may be nil with Options.NoSign.
 func New(s Signer, v Verifier, o Options) *Stage {
-	return &Stage{signer: s, verifier: v, options: o, policy: Policy(o.ChannelURL, o.Identity, o.Issuer)}
+	st := &Stage{signer: s, verifier: v, options: o}
+	if o.Policy != nil {
+		st.policy = *o.Policy
+	} else {
+		st.policy = Policy(o.ChannelURL, o.Identity, o.Issuer)
+	}
+	if o.Log == nil {
+		st.options.Log = slog.Default()
+	}
+	return st
 }
 
-// Policy is what an attestation must satisfy to be a campaign's own: made by its signer, exactly, and for its channel (any,
-// if channelURL is "").
+// Policy is what an attestation must satisfy to be the own of a campaign without a policy file: a publish attestation made
+// by its signer, exactly, and for its channel (any, if channelURL is "").
 func Policy(channelURL, identity, issuer string) attest.Policy {
 	return attest.Policy{Signers: []attest.Signer{{Identity: identity, Issuer: issuer}}, TargetChannel: channelURL}
 }
@@ -66,71 +93,93 @@ func Policy(channelURL, identity, issuer string) attest.Policy {
 // String implements pipeline.Stage.
 func (*Stage) String() string { return "sign" }
 
-// Run implements pipeline.Stage. It needs the item's Filename and Package.SHA256, and sets Bundle and Signature.
+// Run implements pipeline.Stage. It needs the item's Filename and Package.SHA256, and sets Bundle, Signature and Riders; what
+// was Brought is one of them then. Everything that the item came with is verified before anything is signed: a log entry
+// cannot be taken back. An item that is refused stays as it was.
 func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 	subject := attest.Subject{Filename: it.Filename, SHA256: it.Package.SHA256}
-	if len(it.Bundle) > 0 {
-		return s.accept(it, subject)
+	got, err := s.accept(it, subject)
+	if err != nil {
+		return err
 	}
-	// Asked before anything is logged: a log entry cannot be taken back. The answer is known after the first time.
+	if err := s.complete(got); err != nil {
+		return err
+	}
+	if got.publish == nil {
+		if s.options.NoSign {
+			return pipeline.Permanent(CauseMissing, "bring its bundle along, or run a campaign that signs",
+				fmt.Errorf("nothing is signed in this campaign, and nobody brought a publish attestation of %s", it.Filename))
+		}
+		if got.publish, err = s.sign(ctx, it, subject); err != nil {
+			return err
+		}
+	}
+	for _, w := range got.warnings() {
+		s.options.Log.WarnContext(ctx, "the policy lets an attestation pass", "file", it.Filename, "warning", w)
+	}
+	it.Bundle, it.Signature, it.Brought = got.publish.bundle, Signature(got.publish.result), nil
+	it.Signature.Found = got.publish.found
+	it.Riders = nil
+	for _, r := range got.riders {
+		it.Riders = append(it.Riders, pipeline.Rider{PredicateType: r.result.PredicateType, Identity: r.result.Identity, Issuer: r.result.Issuer,
+			SHA256: r.result.BundleSHA256, Bundle: r.bundle})
+	}
+	return nil
+}
+
+// sign makes the publish attestation.
+func (s *Stage) sign(ctx context.Context, it *pipeline.Item, subject attest.Subject) (*attestation, error) {
+	// Asked before anything is logged. The answer is known after the first time.
+	if err := s.admit(ctx); err != nil {
+		return nil, err
+	}
+	statement, err := attest.Statement(it.Filename, it.Package.SHA256, s.options.ChannelURL)
+	if err != nil {
+		return nil, refusedStatement(err)
+	}
+	bundle, err := s.signer.Sign(ctx, statement)
+	if err != nil {
+		return nil, classify(err)
+	}
+	result, err := s.verifier.Verify(bundle, subject, s.policy)
+	if err != nil {
+		return nil, s.unverified(bundle, err)
+	}
+	if !s.ours(result.Identity, result.Issuer) {
+		return nil, s.mismatch(result.Identity, result.Issuer)
+	}
+	return &attestation{bundle: bundle, result: result}, nil
+}
+
+// admit says whether what the signer makes will be accepted.
+func (s *Stage) admit(ctx context.Context) error {
 	id, issuer, err := s.signer.Identity(ctx)
 	if err != nil {
 		return classify(err)
 	}
-	if id != s.options.Identity || issuer != s.options.Issuer {
+	if !s.ours(id, issuer) {
 		return s.mismatch(id, issuer)
 	}
-	statement, err := attest.Statement(it.Filename, it.Package.SHA256, s.options.ChannelURL)
-	if err != nil {
-		return refusedStatement(err)
+	if s.options.Policy == nil || s.admitted.Load() {
+		return nil
 	}
-	bundle, err := s.signer.Sign(ctx, statement)
+	claims, err := s.signer.Claims(ctx)
 	if err != nil {
 		return classify(err)
 	}
-	result, err := s.verifier.Verify(bundle, subject, s.policy)
-	if err != nil {
-		return s.unverified(bundle, err)
+	if err := s.policy.CheckSigner(id, issuer, claims); err != nil {
+		return refusedSigner(err)
 	}
-	it.Bundle = bundle
-	it.Signature = Signature(result)
+	s.admitted.Store(true)
 	return nil
 }
 
-// accept verifies the bundle that an item came with: from the segment before, from the channel, or from whoever submitted it.
-// Of an array, the first that holds is taken.
-func (s *Stage) accept(it *pipeline.Item, subject attest.Subject) error {
-	bundles := []json.RawMessage{it.Bundle}
-	if attest.IsSidecar(it.Bundle) {
-		all, err := attest.Split(it.Bundle)
-		if err != nil {
-			return refused(err)
-		}
-		bundles = all
+// ours says whether this may sign here. With a policy and no signer of the campaign's, that is the policy's to say.
+func (s *Stage) ours(identity, issuer string) bool {
+	if s.options.Policy != nil && s.options.Identity == "" && s.options.Issuer == "" {
+		return true
 	}
-	var result *attest.Result
-	var reasons []error
-	for _, b := range bundles {
-		r, err := s.verifier.Verify(b, subject, s.policy)
-		if err == nil {
-			result, it.Bundle = r, b
-			break
-		}
-		reasons = append(reasons, err)
-	}
-	if result == nil {
-		return refused(errors.Join(reasons...))
-	}
-	// Made by this pipeline before a cut, if it is the one that was described then; else somebody found it in the channel.
-	found := it.Signature.Found || it.Signature.BundleSHA256 != result.BundleSHA256
-	it.Signature = Signature(result)
-	it.Signature.Found = found
-	return nil
-}
-
-func refused(err error) error {
-	return pipeline.Permanent("bundle.refused", "the item came with an attestation that does not hold; submit it again without",
-		fmt.Errorf("verifying the attestation that came with the item: %w", err))
+	return identity == s.options.Identity && issuer == s.options.Issuer
 }
 
 // Signature is what a verified bundle says, in the item's words.
@@ -159,18 +208,26 @@ func (s *Stage) mismatch(id, issuer string) error {
 func (s *Stage) unverified(bundle []byte, err error) error {
 	err = fmt.Errorf("verifying what was just signed: %w", err)
 	switch attest.CodeOf(err) {
-	case attest.CodeIdentityMismatch, attest.CodeIssuerMismatch:
-		return pipeline.Fatal("identity.mismatch", "run with the campaign's identity, or start a campaign for this one", err)
-	case attest.CodeClaimMissing, attest.CodeClaimMismatch, attest.CodePolicyChannel:
-		return pipeline.Fatal("policy.refused", "the campaign's policy does not accept what this signer makes", err)
-	case attest.CodePolicyEmpty, attest.CodePolicyInvalid:
-		return pipeline.Fatal("policy.invalid", "a campaign needs a signer: an identity and an issuer", err)
+	case attest.CodeIdentityMismatch, attest.CodeIssuerMismatch, attest.CodeClaimMissing, attest.CodeClaimMismatch, attest.CodePolicyChannel,
+		attest.CodePolicyEmpty, attest.CodePolicyInvalid, attest.CodePredicateNotAllowed, attest.CodeStatementTargetChannel:
+		return refusedSigner(err)
 	case attest.CodeCertificate:
 		if made, inspectErr := attest.Inspect(bundle); inspectErr == nil && time.Now().After(made.NotAfter) {
 			return pipeline.Alone("signature.expired", 0, err)
 		}
 	}
 	return pipeline.Fatal("signature.unverifiable", hintTrust, err)
+}
+
+// refusedSigner says what it means that the policy refuses what this worker makes: it is so for each package.
+func refusedSigner(err error) error {
+	switch attest.CodeOf(err) {
+	case attest.CodeIdentityMismatch, attest.CodeIssuerMismatch:
+		return pipeline.Fatal("identity.mismatch", "run with the campaign's identity, or start a campaign for this one", err)
+	case attest.CodePolicyEmpty, attest.CodePolicyInvalid:
+		return pipeline.Fatal("policy.invalid", "a campaign needs a signer: an identity and an issuer", err)
+	}
+	return pipeline.Fatal("policy.refused", "the campaign's policy does not accept what this signer makes", err)
 }
 
 const hintTrust = "do the signing config and the trusted root belong to the same Sigstore?"

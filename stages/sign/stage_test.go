@@ -57,6 +57,7 @@ func noSecret(t *testing.T, err error, token string) {
 // stub is a signer whose answers a test writes.
 type stub struct {
 	identity, issuer string
+	claims           map[string]string
 	identityErr      error
 	bundle           []byte
 	signErr          error
@@ -66,6 +67,8 @@ type stub struct {
 func (s *stub) Identity(context.Context) (string, string, error) {
 	return s.identity, s.issuer, s.identityErr
 }
+
+func (s *stub) Claims(context.Context) (map[string]string, error) { return s.claims, s.identityErr }
 
 func (s *stub) Sign(context.Context, []byte) ([]byte, error) {
 	s.signed++

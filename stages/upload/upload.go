@@ -1,7 +1,7 @@
 // Package upload is the stage that writes to the store: a package's file and its verified bundle flow in; the package
 // object, the immutable and the mutable sidecar flow out, in that order, and the item knows its sidecar.
 //
-//	Item{Source, Package, Bundle, Signature} ──▶ PutPackage ──▶ AddBundle ──▶ Item{Sidecar}
+//	Item{Source, Package, Bundle, Signature, Riders} ──▶ PutPackage ──▶ AddBundle ──▶ Item{Sidecar}
 //
 // Nothing that is in the channel is overwritten, and no package goes in without a bundle.
 package upload
@@ -17,7 +17,6 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/store"
 	"github.com/hallmark-attest/hallmark/pipeline"
@@ -45,8 +44,7 @@ const (
 // Channel is where the stage writes: a *channel.Channel.
 type Channel interface {
 	PutPackage(ctx context.Context, subdir, filename string, body io.ReaderAt, size int64, sha256hex string) (existed bool, err error)
-	AddBundle(ctx context.Context, subdir, filename string, bundle []byte) (channel.Sidecar, error)
-	Sidecar(ctx context.Context, subdir, filename string) (sidecar []byte, found bool, err error)
+	AddBundle(ctx context.Context, subdir, filename string, bundles ...[]byte) (channel.Sidecar, error)
 }
 
 // Stage uploads. It is safe for concurrent use.
@@ -60,18 +58,25 @@ func New(c Channel) *Stage { return &Stage{channel: c} }
 // String implements pipeline.Stage.
 func (*Stage) String() string { return "upload" }
 
-// Run implements pipeline.Stage. It needs the item's Source, Filename, Package (Subdir, Size, SHA256), Bundle and
-// Signature, and sets Sidecar. Done again, it writes nothing.
+// Run implements pipeline.Stage. It needs the item's Source, Filename, Package (Subdir, Size, SHA256), Bundle,
+// Signature and Riders, and sets Sidecar. Done again, it writes nothing.
 func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
-	bundle, err := s.bundle(ctx, it)
+	bundle, err := s.bundle(it)
 	if err != nil {
 		return err
+	}
+	bundles := [][]byte{bundle}
+	for i, r := range it.Riders {
+		if r.SHA256 == "" || digest(r.Bundle) != r.SHA256 {
+			return changedBundle(fmt.Errorf("attestation %d of %d that rides along with %s/%s is not the one that was verified", i+1, len(it.Riders), it.Package.Subdir, it.Filename))
+		}
+		bundles = append(bundles, r.Bundle)
 	}
 	pkg := &it.Package
 	if err := s.put(ctx, it); err != nil {
 		return err
 	}
-	side, err := s.channel.AddBundle(ctx, pkg.Subdir, it.Filename, bundle)
+	side, err := s.channel.AddBundle(ctx, pkg.Subdir, it.Filename, bundles...)
 	if err != nil {
 		return classify(fmt.Errorf("adding the attestation of %s/%s: %w", pkg.Subdir, it.Filename, err))
 	}
@@ -104,36 +109,21 @@ func (s *Stage) put(ctx context.Context, it *pipeline.Item) error {
 	return nil
 }
 
-// bundle gives the bytes that were verified. An item that crossed a cut went through JSON, which may have changed the
-// white space of a bundle that was found in the channel: then the channel still has the bytes themselves.
-func (s *Stage) bundle(ctx context.Context, it *pipeline.Item) ([]byte, error) {
+// bundle gives the bytes that were verified.
+func (s *Stage) bundle(it *pipeline.Item) ([]byte, error) {
 	sig := &it.Signature
 	if len(bytes.TrimSpace(it.Bundle)) == 0 || sig.BundleSHA256 == "" || sig.Identity == "" || sig.CertSHA256 == "" {
 		return nil, pipeline.Fatal(CauseUnsigned, "the stage sign has to come before upload",
 			fmt.Errorf("%s/%s has no verified bundle: an unsigned package is never uploaded", it.Package.Subdir, it.Filename))
 	}
-	if digest(it.Bundle) == sig.BundleSHA256 {
-		return it.Bundle, nil
+	if digest(it.Bundle) != sig.BundleSHA256 {
+		return nil, changedBundle(fmt.Errorf("the bundle of %s/%s is not the one that was verified", it.Package.Subdir, it.Filename))
 	}
-	if sig.Found {
-		sidecar, found, err := s.channel.Sidecar(ctx, it.Package.Subdir, it.Filename)
-		if err != nil {
-			return nil, classify(fmt.Errorf("reading the sidecar of %s/%s: %w", it.Package.Subdir, it.Filename, err))
-		}
-		if found {
-			elements, err := attest.Split(sidecar)
-			if err != nil {
-				return nil, classify(&channel.Malformed{Key: it.Package.Subdir + "/" + it.Filename + ".sigs", Err: err})
-			}
-			for _, e := range elements {
-				if digest(e) == sig.BundleSHA256 {
-					return e, nil
-				}
-			}
-		}
-	}
-	return nil, pipeline.Permanent(CauseBundle, "submit it again, to be signed again",
-		fmt.Errorf("the bundle of %s/%s is not the one that was verified", it.Package.Subdir, it.Filename))
+	return it.Bundle, nil
+}
+
+func changedBundle(err error) error {
+	return pipeline.Permanent(CauseBundle, "submit it again, to be signed again", err)
 }
 
 func digest(b []byte) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -97,14 +98,15 @@ func TestWhatIsRefused(t *testing.T) {
 		kind   pipeline.Kind
 		cause  string
 	}{
-		"no bundle":          {func(it *pipeline.Item) { it.Bundle = nil }, pipeline.KindFatal, CauseUnsigned},
-		"not verified":       {func(it *pipeline.Item) { it.Signature = pipeline.Signature{} }, pipeline.KindFatal, CauseUnsigned},
-		"another bundle":     {func(it *pipeline.Item) { it.Bundle = []byte(`{"x":1}`) }, pipeline.KindPermanent, CauseBundle},
-		"a bundle not found": {func(it *pipeline.Item) { it.Bundle, it.Signature.Found = []byte(`{"x":1}`), true }, pipeline.KindPermanent, CauseBundle},
-		"no file":            {func(it *pipeline.Item) { it.Source += "x" }, pipeline.KindPermanent, CauseMissing},
-		"other size":         {func(it *pipeline.Item) { it.Package.Size++ }, pipeline.KindPermanent, CauseChanged},
-		"other bytes":        {func(it *pipeline.Item) { it.Package.SHA256 = strings.Repeat("0", 64) }, pipeline.KindPermanent, CauseChanged},
-		"a path":             {func(it *pipeline.Item) { it.Package.Subdir = ".." }, pipeline.KindPermanent, CauseInvalid},
+		"no bundle":        {func(it *pipeline.Item) { it.Bundle = nil }, pipeline.KindFatal, CauseUnsigned},
+		"not verified":     {func(it *pipeline.Item) { it.Signature = pipeline.Signature{} }, pipeline.KindFatal, CauseUnsigned},
+		"another bundle":   {func(it *pipeline.Item) { it.Bundle = []byte(`{"x":1}`) }, pipeline.KindPermanent, CauseBundle},
+		"another rider":    {func(it *pipeline.Item) { it.Riders = []pipeline.Rider{{SHA256: sum(nil), Bundle: []byte(`{"x":1}`)}} }, pipeline.KindPermanent, CauseBundle},
+		"unverified rider": {func(it *pipeline.Item) { it.Riders = []pipeline.Rider{{Bundle: []byte(`{"x":1}`)}} }, pipeline.KindPermanent, CauseBundle},
+		"no file":          {func(it *pipeline.Item) { it.Source += "x" }, pipeline.KindPermanent, CauseMissing},
+		"other size":       {func(it *pipeline.Item) { it.Package.Size++ }, pipeline.KindPermanent, CauseChanged},
+		"other bytes":      {func(it *pipeline.Item) { it.Package.SHA256 = strings.Repeat("0", 64) }, pipeline.KindPermanent, CauseChanged},
+		"a path":           {func(it *pipeline.Item) { it.Package.Subdir = ".." }, pipeline.KindPermanent, CauseInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -141,24 +143,40 @@ func TestConflict(t *testing.T) {
 	}
 }
 
-// TestFoundBundleThatWentThroughJSON: the sidecar's own bytes count, not what a message made of them.
-func TestFoundBundleThatWentThroughJSON(t *testing.T) {
+// TestBundlesThatWentThroughJSON: what crossed a cut goes into the sidecar with every byte that it was brought with, and
+// what is there already stays.
+func TestBundlesThatWentThroughJSON(t *testing.T) {
 	t.Parallel()
 	it, c, dir := newItem(t)
 	pretty := []byte("{\n  \"mediaType\": \"x\"\n}")
 	if _, err := c.AddBundle(t.Context(), it.Package.Subdir, it.Filename, pretty); err != nil {
 		t.Fatal(err)
 	}
-	before := files(t, dir)
-	it.Bundle = []byte(`{"mediaType":"x"}`)
-	it.Signature.Found, it.Signature.BundleSHA256 = true, sum(pretty)
-	if err := New(c).Run(t.Context(), it); err != nil {
+	rider := pipeline.Bundle("{\"of\" : \"<another> kind\"}")
+	it.Bundle, it.Signature.BundleSHA256 = pretty, sum(pretty)
+	it.Riders = []pipeline.Rider{{PredicateType: "https://slsa.dev/provenance/v1", SHA256: sum(rider), Bundle: rider}}
+	b, err := json.Marshal(it)
+	if err != nil {
 		t.Fatal(err)
 	}
-	after := files(t, dir)
-	delete(after, "linux-64/"+it.Filename)
-	if d := cmp.Diff(before, after); d != "" {
-		t.Error(d)
+	var crossed pipeline.Item
+	if err := json.Unmarshal(b, &crossed); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := New(c).Run(t.Context(), &crossed); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := files(t, dir)["linux-64/"+it.Filename+".sigs"], "["+string(pretty)+","+string(rider)+"]"; got != want {
+			t.Errorf("the sidecar is %q, want %q", got, want)
+		}
+		if crossed.Sidecar.Bundles != 2 {
+			t.Errorf("%+v", crossed.Sidecar)
+		}
+	}
+	crossed.Riders[0].Bundle = []byte(`{"of":"<another> kind"}`)
+	if e := pipeline.Classify(New(c).Run(t.Context(), &crossed)); e == nil || e.Kind != pipeline.KindPermanent || e.Cause != CauseBundle {
+		t.Errorf("a rider with other bytes: %v", e)
 	}
 }
 
