@@ -129,6 +129,23 @@ func TestRunOnWhatIsNoFile(t *testing.T) {
 	}
 }
 
+// A volume that is not mounted says "no such file" of everything on it. That is an outage, if somebody has read the file before.
+func TestRunOnAPlaceThatIsAway(t *testing.T) {
+	t.Parallel()
+	empty := t.TempDir()
+	for _, source := range []string{filepath.Join(empty, "a-1-0.conda"), filepath.Join(empty, "no", "a-1-0.conda")} {
+		err := New(Options{}).Run(t.Context(), &pipeline.Item{Source: source, Filename: "a-1-0.conda", Expected: strings.Repeat("a", 64)})
+		want(t, err, pipeline.KindTransient, "source.unavailable")
+		err = New(Options{}).Run(t.Context(), &pipeline.Item{Source: source, Filename: "a-1-0.conda"})
+		want(t, err, pipeline.KindPermanent, CauseMissing)
+	}
+	if err := os.WriteFile(filepath.Join(empty, "other"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := New(Options{}).Run(t.Context(), &pipeline.Item{Source: filepath.Join(empty, "a-1-0.conda"), Filename: "a-1-0.conda", Expected: strings.Repeat("a", 64)})
+	want(t, err, pipeline.KindPermanent, CauseMissing)
+}
+
 func TestClassify(t *testing.T) {
 	t.Parallel()
 	for errno, c := range map[error]struct {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hallmark-attest/hallmark/internal/conda"
 	"github.com/hallmark-attest/hallmark/internal/provenance"
+	"github.com/hallmark-attest/hallmark/internal/source"
 	"github.com/hallmark-attest/hallmark/pipeline"
 )
 
@@ -106,6 +107,9 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 // read reads what there is of recipes in the package, whose bytes the stage hash has read.
 func (s *Stage) read(ctx context.Context, it *pipeline.Item) (conda.Files, error) {
 	f, err := os.OpenFile(it.Source, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if source.Away(err) {
+		return nil, pipeline.Transient(source.Cause, 0, fmt.Errorf("opening the package: %w", err))
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, pipeline.Permanent(CauseMissing, "the file was there when it was hashed: put it back, and retry", fmt.Errorf("opening the package: %w", err))
 	}

@@ -122,6 +122,11 @@ func TestReads(t *testing.T) {
 		if e := pipeline.Classify(s.Run(t.Context(), it)); e == nil || e.Kind != pipeline.KindPermanent || e.Cause != CauseChanged {
 			t.Errorf("%+v", e)
 		}
+		away := *it
+		away.Source = filepath.Join(t.TempDir(), "unmounted", it.Filename)
+		if e := pipeline.Classify(s.Run(t.Context(), &away)); e == nil || e.Kind != pipeline.KindTransient || e.Cause != "source.unavailable" {
+			t.Errorf("%+v", e)
+		}
 		it.Source += "x"
 		if e := pipeline.Classify(s.Run(t.Context(), it)); e == nil || e.Kind != pipeline.KindPermanent || e.Cause != CauseMissing {
 			t.Errorf("%+v", e)

@@ -18,6 +18,7 @@ import (
 	"os"
 
 	"github.com/hallmark-attest/hallmark/internal/channel"
+	"github.com/hallmark-attest/hallmark/internal/source"
 	"github.com/hallmark-attest/hallmark/internal/store"
 	"github.com/hallmark-attest/hallmark/pipeline"
 )
@@ -89,6 +90,9 @@ func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 func (s *Stage) put(ctx context.Context, it *pipeline.Item) error {
 	pkg := &it.Package
 	f, err := os.Open(it.Source)
+	if source.Away(err) {
+		return pipeline.Transient(source.Cause, 0, fmt.Errorf("opening the package: %w", err))
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return pipeline.Permanent(CauseMissing, "the file was there when it was hashed: put it back, and retry", fmt.Errorf("opening the package: %w", err))
 	}
