@@ -1,9 +1,7 @@
 package sign
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -18,7 +16,6 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/propagation"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/identity"
@@ -402,19 +399,4 @@ func recovered(err *error, doing string) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("%s panicked: %v", doing, p)
 	}
-}
-
-// encode gives the bundle's JSON. protojson adds blanks at will, and encoding/json would change what is not compact or
-// not escaped when the item crosses a segment cut: the bytes that were verified must be the ones that are published.
-func encode(b *bundlepb.Bundle) ([]byte, error) {
-	data, err := protojson.Marshal(b)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the bundle: %w", err)
-	}
-	var compact, escaped bytes.Buffer
-	if err := json.Compact(&compact, data); err != nil {
-		return nil, fmt.Errorf("encoding the bundle: %w", err)
-	}
-	json.HTMLEscape(&escaped, compact.Bytes())
-	return escaped.Bytes(), nil
 }
