@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
@@ -125,6 +126,27 @@ func (e *entity) checkBodyV2(entry *tlog.Entry) error {
 		if want := hexSHA256(dsse.PAE(PayloadType, e.statement)); want != hex.EncodeToString(digest) {
 			return errors.New("the log entry's body has another digest than the bundle")
 		}
+	}
+	return nil
+}
+
+// checkProofV2 compares what a Rekor v2 entry's inclusion proof says of itself with the index and the checkpoint that were
+// verified. sigstore-go reads none of it; sigstore-python does, and would refuse the bundle.
+func checkProofV2(entry *tlog.Entry) error {
+	if !entry.IsRekorV2() {
+		return nil
+	}
+	proof := entry.TransparencyLogEntry().GetInclusionProof()
+	lines := strings.SplitN(proof.GetCheckpoint().GetEnvelope(), "\n", 4) // origin, size, root
+	switch {
+	case len(lines) < 4:
+		return errors.New("the log entry's checkpoint is none")
+	case proof.GetLogIndex() != entry.LogIndex():
+		return fmt.Errorf("the inclusion proof is for the index %d, and the log entry has %d", proof.GetLogIndex(), entry.LogIndex())
+	case strconv.FormatInt(proof.GetTreeSize(), 10) != lines[1]:
+		return fmt.Errorf("the inclusion proof is for a log of %d entries, and its checkpoint of %.32s", proof.GetTreeSize(), lines[1])
+	case base64.StdEncoding.EncodeToString(proof.GetRootHash()) != lines[2]:
+		return errors.New("the inclusion proof has another root than its checkpoint")
 	}
 	return nil
 }

@@ -217,6 +217,9 @@ func (v *Verifier) verifiedLog(e *entity) ([]LogEntry, error) {
 		if err := e.checkBodyV2(entry); err != nil {
 			return nil, err
 		}
+		if err := checkProofV2(entry); err != nil {
+			return nil, err
+		}
 		list = append(list, le)
 	}
 	if len(list) == 0 {

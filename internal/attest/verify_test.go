@@ -119,6 +119,9 @@ func TestVerifyFaults(t *testing.T) {
 		"checkpoint":         {change: func(b *protobundle.Bundle) { swap(&entry(b).InclusionProof.Checkpoint.Envelope, "\n1\n", "\n2\n") }, want: CodeLog},
 		"checkpoint v1":      {order: order{rekor1: true}, change: func(b *protobundle.Bundle) { swap(&entry(b).InclusionProof.Checkpoint.Envelope, "\n42\n", "\n43\n") }, want: CodeLog},
 		"inclusion hash v1":  {order: order{rekor1: true}, change: func(b *protobundle.Bundle) { entry(b).InclusionProof.RootHash[0] ^= 1 }, want: CodeLog},
+		"proof's index":      {change: func(b *protobundle.Bundle) { entry(b).InclusionProof.LogIndex++ }, want: CodeLog},
+		"proof's size":       {change: func(b *protobundle.Bundle) { entry(b).InclusionProof.TreeSize++ }, want: CodeLog},
+		"proof's root":       {change: func(b *protobundle.Bundle) { entry(b).InclusionProof.RootHash = []byte("x") }, want: CodeLog},
 		"entry of another": {change: func(b *protobundle.Bundle) {
 			b.VerificationMaterial.TlogEntries = f.sign(t, order{}).VerificationMaterial.TlogEntries
 		}, want: CodeLog},

@@ -16,7 +16,7 @@ import (
 func encode(b *bundlepb.Bundle) ([]byte, error) {
 	data, err := protojson.Marshal(b)
 	if err == nil && slices.ContainsFunc(b.GetVerificationMaterial().GetTlogEntries(), firstInLog) {
-		data, err = indexesSpelledOut(data)
+		data, err = spelledOut(data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("encoding the bundle: %w", err)
@@ -34,10 +34,10 @@ func firstInLog(e *rekorpb.TransparencyLogEntry) bool {
 	return e.GetLogIndex() == 0 || e.GetInclusionProof() != nil && e.GetInclusionProof().GetLogIndex() == 0
 }
 
-// indexesSpelledOut writes out the log indexes that are 0. protojson leaves them out, as a number's default may be, and
-// sigstore-python (4.5) refuses a bundle that does not have them: nobody who uses it could read the attestation that happens
-// to be the first of a log, or of a shard of one.
-func indexesSpelledOut(data []byte) ([]byte, error) {
+// spelledOut writes out the log indexes that are 0 and the proofs that have no hashes. protojson leaves them out, as what is
+// the default may be, and sigstore-python (4.5) refuses a bundle that does not have them: nobody who uses it could read the
+// attestation that happens to be the first of a log, or of a shard of one.
+func spelledOut(data []byte) ([]byte, error) {
 	var bundle, material map[string]json.RawMessage
 	var entries []map[string]json.RawMessage
 	if err := json.Unmarshal(data, &bundle); err != nil {
@@ -63,6 +63,9 @@ func indexesSpelledOut(data []byte) ([]byte, error) {
 		}
 		if proof["logIndex"] == nil {
 			proof["logIndex"] = zero
+		}
+		if proof["hashes"] == nil {
+			proof["hashes"] = json.RawMessage("[]") // of a log that has a single entry
 		}
 		var err error
 		if e["inclusionProof"], err = json.Marshal(proof); err != nil {

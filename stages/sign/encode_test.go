@@ -25,7 +25,10 @@ func TestEncodeIndexes(t *testing.T) {
 			VerificationMaterial struct {
 				TlogEntries []struct {
 					LogIndex       *string
-					InclusionProof *struct{ LogIndex *string }
+					InclusionProof *struct {
+						LogIndex *string
+						Hashes   []string
+					}
 				}
 			}
 		}
@@ -35,6 +38,9 @@ func TestEncodeIndexes(t *testing.T) {
 		entries := read.VerificationMaterial.TlogEntries
 		if len(entries) != 2 || entries[0].LogIndex == nil || entries[1].LogIndex == nil || entries[0].InclusionProof.LogIndex == nil || entries[1].InclusionProof != nil {
 			t.Errorf("%+v: %s", tt, data)
+		}
+		if first := tt.entry == 0 || tt.proof == 0; first && entries[0].InclusionProof.Hashes == nil {
+			t.Errorf("%+v: no hashes: %s", tt, data)
 		}
 		var again bundlepb.Bundle
 		if err := protojson.Unmarshal(data, &again); err != nil || !proto.Equal(b, &again) {
