@@ -58,11 +58,6 @@ type Config struct {
 	PerPackage bool
 	// RekorVersion is 1 or 2 to force a log's version; 0 leaves it to the signing config (the highest that it names).
 	RekorVersion uint32
-	// Budget is acquired before every log entry, and before the certificate's age is looked at: a wait must not age the
-	// certificate. May be nil.
-	Budget interface {
-		Wait(ctx context.Context) error
-	}
 	// Transport carries all requests; each attempt has a span. Defaults to a clone of http.DefaultTransport that keeps
 	// enough connections for hundreds of concurrent signatures.
 	Transport http.RoundTripper
@@ -119,7 +114,7 @@ func NewSigner(c Config) (*KeylessSigner, error) {
 }
 
 func (s *KeylessSigner) upstream(service string, timeout time.Duration, expected ...int) *upstream {
-	return &upstream{service: service, timeout: timeout, expected: expected, retries: &s.retried,
+	return &upstream{service: service, budget: budgetNames[service], timeout: timeout, expected: expected, retries: &s.retried,
 		base: otelhttp.NewTransport(s.config.Transport,
 			otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return service + " " + r.Method }),
 			// The services are third parties: our trace ids are nothing to them.
@@ -204,17 +199,16 @@ func (s *KeylessSigner) Sign(ctx context.Context, statement []byte) ([]byte, err
 		if attempt > 0 {
 			s.retried.Add(1)
 		}
-		if s.config.Budget != nil {
-			if err := s.config.Budget.Wait(ctx); err != nil {
-				return nil, fmt.Errorf("waiting for the signing budget: %w", err)
-			}
+		var turn context.Context
+		if turn, err = s.turn(ctx, attempt > 0); err != nil {
+			return nil, err
 		}
 		var c *certificate
-		if c, err = s.certificate(ctx); err != nil {
+		if c, err = s.certificate(turn); err != nil {
 			return nil, err
 		}
 		var b *bundlepb.Bundle
-		if b, err = s.bundle(ctx, c, statement); err == nil {
+		if b, err = s.bundle(turn, c, statement); err == nil {
 			return encode(b)
 		}
 		if outside, ok := errors.AsType[*outsideValidity](err); ok {
@@ -251,6 +245,10 @@ func (s *KeylessSigner) issue(ctx context.Context) (c *certificate, err error) {
 	defer recovered(&err, "getting a certificate")
 	e, err := s.selected(time.Now())
 	if err != nil {
+		return nil, err
+	}
+	// A wait must not age the token.
+	if ctx, err = await(ctx, true, budgetNames[serviceFulcio]); err != nil {
 		return nil, err
 	}
 	token, err := s.config.Tokens.Token(ctx)

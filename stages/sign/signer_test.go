@@ -1,7 +1,6 @@
 package sign
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -141,32 +140,6 @@ func TestPerPackage(t *testing.T) {
 	if len(seen) != 5 || s.Stats().Certificates != 5 {
 		t.Errorf("%d certificates for 5 packages, %d issued", len(seen), s.Stats().Certificates)
 	}
-}
-
-// budget takes its time.
-type budget struct{ wait time.Duration }
-
-func (b budget) Wait(ctx context.Context) error { return pause(ctx, b.wait) }
-
-// TestBudgetDoesNotAgeTheCertificate: the wait for the budget comes before the certificate's age is looked at.
-func TestBudgetDoesNotAgeTheCertificate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFake(t)
-		c := f.config(t, 2)
-		c.Budget = budget{certLife - 30*time.Second}
-		s := newSigner(t, c)
-		if _, _, err := s.Identity(t.Context()); err != nil { // a certificate from before the wait
-			t.Fatal(err)
-		}
-		b, err := s.Sign(t.Context(), testStatement(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := verified(t, f, b)
-		if left := r.NotAfter.Sub(r.SignedAt); left != certLife {
-			t.Errorf("signed with a certificate that had %s left, want a new one", left)
-		}
-	})
 }
 
 // TestLostAnswer: the log took the entry and its answer was lost; the same bytes, sent again, meet a 409. A v1 log's entry is

@@ -78,6 +78,7 @@ func (e *UpstreamError) Temporary() bool {
 // what the server said; its Rekor v2 client does not retry at all. They are given this transport and told not to retry.
 type upstream struct {
 	service  string
+	budget   string // its name where there are budgets
 	base     http.RoundTripper
 	timeout  time.Duration             // one attempt
 	expected []int                     // the statuses that the client understands
@@ -101,8 +102,13 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	backoff := upstreamBackoff
 	for attempt := 1; ; attempt++ {
-		if err := u.waitTurn(req.Context()); err != nil {
-			return nil, err
+		for pausing := true; pausing; pausing = u.pausing() {
+			if err := u.waitTurn(req.Context()); err != nil {
+				return nil, err
+			}
+			if err := spend(req.Context(), u.budget); err != nil {
+				return nil, err
+			}
 		}
 		resp, failure := u.try(req, body)
 		if failure == nil {
@@ -113,6 +119,7 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		if failure.RetryAfter > 0 {
 			u.hold(failure.RetryAfter)
+			pauseBudget(req.Context(), u.budget, failure.RetryAfter)
 		}
 		if !failure.Temporary() || attempt == upstreamAttempts || failure.RetryAfter > upstreamPatience {
 			return nil, failure
@@ -178,6 +185,9 @@ func (u *upstream) hold(d time.Duration) {
 		}
 	}
 }
+
+// pausing says that the service does not want to be asked now.
+func (u *upstream) pausing() bool { return time.Until(time.Unix(0, u.notBefore.Load())) > 0 }
 
 // waitTurn waits for the time that the service asked for, spreading the callers over a little more than that.
 func (u *upstream) waitTurn(ctx context.Context) error {
