@@ -20,6 +20,9 @@ type Budget struct {
 // Campaign returns the budgets that hold for a campaign.
 func (b *Budgets) Campaign(name string) *Budget { return &Budget{b, name} }
 
+// Deployment returns the deployment's budgets alone, for what is done for no campaign.
+func (b *Budgets) Deployment() *Budget { return &Budget{b: b} }
+
 // Take waits until a request may be made to each of the upstreams, in the order of the calls, urgent ones first. What it
 // returns MUST be asked right before the request: it reports whether the request to the upstream may be made under this
 // permission, which is over after about two seconds, and good for one request. Whoever is told no takes again, urgently.
@@ -95,7 +98,7 @@ func (w *waiter) use(upstream string) bool {
 // line is the callers that wait for the same budgets, the first one first.
 type line struct {
 	key     string
-	meters  []*meter // of each upstream, the campaign's and then the deployment's
+	meters  []*meter // of each upstream, the campaign's, if there is one, and then the deployment's
 	waiters []*waiter
 	waiting int // without those that are gone
 }
@@ -110,7 +113,10 @@ type lines struct {
 func (b *Budgets) line(ls *lines, campaign string, upstreams []string, now time.Time) *line {
 	var meters []*meter
 	for _, u := range upstreams {
-		meters = append(meters, b.meter(meterKey{campaign, u}, now), b.meter(meterKey{"", u}, now))
+		if campaign != "" {
+			meters = append(meters, b.meter(meterKey{campaign, u}, now))
+		}
+		meters = append(meters, b.meter(meterKey{"", u}, now))
 	}
 	key := campaign + " " + strings.Join(upstreams, " ")
 	for _, l := range ls.list {
@@ -219,12 +225,13 @@ func (w *waiter) serve(now time.Time) bool {
 			return false
 		}
 	}
+	each := len(w.line.meters) / len(w.upstreams)
 	for i, m := range w.line.meters {
-		if m.campaign != "" || w.line.meters[i-1].free() {
+		if i%each == 0 || w.line.meters[i-1].free() {
 			m.used++
 		}
-		if until := m.spend(); w.until[i/2].IsZero() || until.Before(w.until[i/2]) {
-			w.until[i/2] = until
+		if until := m.spend(); w.until[i/each].IsZero() || until.Before(w.until[i/each]) {
+			w.until[i/each] = until
 		}
 	}
 	return true
