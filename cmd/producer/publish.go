@@ -28,13 +28,14 @@ type publishCmd struct {
 	command.PolicyFlags
 	command.QueueFlags
 	command.StageFlags
+	command.RateFlags
 	Timeout      time.Duration `help:"Give up after this long; what is not done yet is done by the next run (default: never)."`
 	DrainTimeout time.Duration `default:"60s" help:"After ctrl-C, carry on what is signed for at most this long."`
 }
 
 // Run publishes.
 func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
-	if err := errors.Join(p.Check(), p.CheckStages()); err != nil {
+	if err := errors.Join(p.Check(), p.CheckStages(), p.CheckRates()); err != nil {
 		return err
 	}
 	// Everything that can be wrong with the configuration is found before anything is enqueued.
@@ -64,6 +65,9 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	if err != nil {
 		return err
 	}
+	if err := p.SetRates(ctx, q, c.Name); err != nil {
+		return err
+	}
 	if _, err := q.Enqueue(ctx, c, stages.Names()[0], queue.Items(items...)); err != nil {
 		return fmt.Errorf("enqueuing: %w", err)
 	}
@@ -73,7 +77,10 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 		return ctx.Err()
 	}
 
-	ps.queue = q
+	ps.queue, ps.worker = q, queue.WorkerID()
+	budgets := q.Budgets(ps.worker)
+	defer budgets.Close()
+	ps.budget = budgets.Campaign(c.Name)
 	times, runErr := p.work(ctx, env, ps, c, len(items))
 	if runErr == nil {
 		// Also what an earlier run left behind that was killed.

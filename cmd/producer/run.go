@@ -19,9 +19,11 @@ import (
 // grammar is the command line: one field for each command, one file for each field.
 type grammar struct {
 	command.Globals
-	Publish publishCmd `cmd:"" help:"Hash, sign, upload and publish packages, and wait until all is done: everything embedded."`
-	Submit  submitCmd  `cmd:"" help:"Enqueue packages on a NATS server for its workers, and return."`
-	Status  statusCmd  `cmd:"" help:"Show how campaigns get on: counts by stage, failures by cause, rate, time left."`
+	Publish  publishCmd  `cmd:"" help:"Hash, sign, upload and publish packages, and wait until all is done: everything embedded."`
+	Submit   submitCmd   `cmd:"" help:"Enqueue packages on a NATS server for its workers, and return."`
+	Status   statusCmd   `cmd:"" help:"Show how campaigns get on: counts by stage, failures by cause, rate, time left."`
+	Campaign campaignCmd `cmd:"" help:"Control campaigns: rate."`
+
 	Watch   watchCmd   `cmd:"" help:"Print completed attestations as they come."`
 	Verify  verifyCmd  `cmd:"" help:"Verify packages against their sidecar, a bundle file or a channel."`
 	Channel channelCmd `cmd:"" help:"Look after a channel: take over one that others made, check it, remove packages, collect what is out of use."`
@@ -43,6 +45,8 @@ type parts struct {
 	sidecarOnly bool
 	github      *github.Attestations // nil for campaigns that do without
 	signer      *sign.KeylessSigner  // nil for a campaign that signs nothing
+	budget      sign.Budget
+	worker      string // its id
 	verifier    *attest.Verifier
 	sources     *provenance.Checker // nil where the campaign does not look at sources
 	encoder     *event.Encoder
@@ -54,7 +58,7 @@ func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campai
 	sp := stages.Parts{Campaign: c, Channel: p.to.Channel, Server: p.to.Server, SidecarOnly: p.sidecarOnly, GitHub: p.github, Verifier: p.verifier,
 		Sources: p.sources, MonolithInterval: f.MonolithInterval, Log: env.Log}
 	if p.signer != nil {
-		sp.Signer = p.signer
+		sp.Signer = p.signer.Under(p.budget)
 	}
 	steps, err := stages.Build(stages.Of(c), sp, f.Concurrency)
 	if err != nil {
@@ -74,7 +78,7 @@ func (p *parts) runner(ctx context.Context, env *command.Env, c *pipeline.Campai
 	}
 	leave := func() {}
 	if asked {
-		if leave, err = p.queue.Present(queue.Presence{Worker: queue.WorkerID(), Campaign: c, Segment: steps[0].String(), Tally: r.Tally}); err != nil {
+		if leave, err = p.queue.Present(queue.Presence{Worker: p.worker, Campaign: c, Segment: steps[0].String(), Tally: r.Tally}); err != nil {
 			return nil, nil, err
 		}
 	}

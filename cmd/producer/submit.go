@@ -20,6 +20,7 @@ type submitCmd struct {
 	command.SourceFlags
 	command.PolicyFlags
 	command.QueueFlags
+	command.RateFlags
 	Campaign string   `required:"" help:"Name of the campaign; submitting to it again adds only what is not in it yet."`
 	Identity string   `name:"certificate-identity" help:"Identity (SAN) that the workers must sign with; another one is refused. With a --policy it may be left out: then whoever the policy accepts may sign."`
 	Issuer   string   `name:"certificate-oidc-issuer" help:"OIDC issuer of that identity."`
@@ -29,7 +30,7 @@ type submitCmd struct {
 
 // Run submits.
 func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
-	if err := s.Check(); err != nil {
+	if err := errors.Join(s.Check(), s.CheckRates()); err != nil {
 		return err
 	}
 	if s.NATS == "" && s.State == "" {
@@ -84,6 +85,9 @@ func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
 		c = have
 	case err != nil:
 		return fmt.Errorf("creating campaign %s: %w", c.Name, err)
+	}
+	if err := s.SetRates(ctx, q, c.Name); err != nil {
+		return err
 	}
 	res, err := q.Enqueue(ctx, c, segments[0][0], queue.Items(items...))
 	if err != nil {

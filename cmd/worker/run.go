@@ -68,12 +68,6 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 		if err != nil {
 			return err
 		}
-		if w.identity, w.issuer, err = signer.Identity(ctx); err != nil {
-			return err
-		}
-		if w.claims, err = signer.Claims(ctx); err != nil {
-			return err
-		}
 		w.signer, w.verifier = signer, verifier
 	} else if slices.Contains(names, "hash") || slices.Contains(names, "sign") {
 		verifier, err := g.Verifier(ctx)
@@ -103,7 +97,17 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 		return err
 	}
 	defer closeQueue()
-	w.queue = q
+	w.queue, w.budgets = q, q.Budgets(w.id)
+	defer w.budgets.Close()
+	if w.signer != nil {
+		signer := w.signer.Under(w.budgets.Deployment())
+		if w.identity, w.issuer, err = signer.Identity(ctx); err != nil {
+			return err
+		}
+		if w.claims, err = signer.Claims(ctx); err != nil {
+			return err
+		}
+	}
 	return w.work(ctx)
 }
 
@@ -113,6 +117,7 @@ type worker struct {
 	flags            *grammar
 	id               string // what status calls this worker
 	queue            *queue.Queue
+	budgets          *queue.Budgets
 	signer           *sign.KeylessSigner
 	trust            sync.Mutex       // guards the loading of verifier
 	verifier         *attest.Verifier // nil until a stage needs it
@@ -256,7 +261,7 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 		return err
 	}
 	if w.signer != nil {
-		p.Signer = w.signer
+		p.Signer = w.signer.Under(w.budgets.Campaign(c.Name))
 	}
 	if slices.Contains(names, "sources") {
 		if p.Sources, err = w.sources.Load(ctx); err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 // Upstreams are the services that can have a budget.
-func Upstreams() []string { return []string{"fulcio", "timestamp", "rekor", "store"} }
+func Upstreams() []string { return []string{"fulcio", "timestamp", "rekor"} }
 
 // Budgets takes tokens from the rate budgets of a deployment and of its campaigns, for one process: one token for each
 // request to an upstream, from the campaign's budget and from the deployment's. Where neither has a budget for the

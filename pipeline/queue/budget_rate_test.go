@@ -32,8 +32,8 @@ func TestRates(t *testing.T) {
 	set("c", "rekor", 600)
 	set("c", "fulcio", 5)
 	set("", "rekor", 1200)
-	set("", "store", 10)
-	set("", "store", 0)
+	set("", "fulcio", 10)
+	set("", "fulcio", 0)
 
 	b := i.Budgets("worker-1")
 	defer b.Close()

@@ -34,6 +34,10 @@ func (s *budgeted) Identity(ctx context.Context) (identity, issuer string, err e
 	return s.signer.Identity(context.WithValue(ctx, budgetKey{}, allowance{budget: s.budget}))
 }
 
+func (s *budgeted) Claims(ctx context.Context) (map[string]string, error) {
+	return s.signer.Claims(context.WithValue(ctx, budgetKey{}, allowance{budget: s.budget}))
+}
+
 func (s *budgeted) Sign(ctx context.Context, statement []byte) ([]byte, error) {
 	return s.signer.Sign(context.WithValue(ctx, budgetKey{}, allowance{budget: s.budget}), statement)
 }
