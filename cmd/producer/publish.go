@@ -35,7 +35,7 @@ type publishCmd struct {
 
 // Run publishes.
 func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
-	if err := errors.Join(p.Check(), p.CheckStages(), p.CheckRates()); err != nil {
+	if err := errors.Join(p.Check(), p.CheckStages(), p.Rate.Check()); err != nil {
 		return err
 	}
 	// Everything that can be wrong with the configuration is found before anything is enqueued.
@@ -65,7 +65,7 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	if err != nil {
 		return err
 	}
-	if err := p.SetRates(ctx, q, c.Name); err != nil {
+	if err := p.Rate.Set(ctx, q, c.Name); err != nil {
 		return err
 	}
 	if _, err := q.Enqueue(ctx, c, stages.Names()[0], queue.Items(items...)); err != nil {

@@ -49,7 +49,7 @@ func (r *campaignRateCmd) Run(ctx context.Context, env *command.Env) error {
 			return command.Usage("", fmt.Errorf("campaign %s is closed", name))
 		}
 	}
-	if err := rates.SetRates(ctx, q, name); err != nil {
+	if err := rates.Set(ctx, q, name); err != nil {
 		return err
 	}
 	states, err := q.Rates(ctx, name)
@@ -100,4 +100,17 @@ func budgetLine(s queue.BudgetState, now time.Time) string {
 		line += "; held, as it asked for, until " + s.HeldUntil.Format("15:04:05Z")
 	}
 	return line
+}
+
+// budgets adds the budgets that hold for the campaign: what else there is is worth showing without them.
+func (s *summary) budgets(ctx context.Context, q *queue.Queue, campaign string) error {
+	for _, of := range []string{campaign, ""} {
+		states, err := q.Rates(ctx, of)
+		if err != nil {
+			s.Budgets, s.BudgetsError = nil, err.Error()
+			return ctx.Err()
+		}
+		s.Budgets = append(s.Budgets, states...)
+	}
+	return nil
 }

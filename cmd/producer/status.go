@@ -80,6 +80,9 @@ func stand(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summary,
 	if c.State != pipeline.StateOpen {
 		return s, nil
 	}
+	if err := s.budgets(ctx, q, c.Name); err != nil {
+		return nil, err
+	}
 	a, err := q.Workers(ctx, c.Name, 0)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -154,6 +157,12 @@ func (s *summary) status(w io.Writer, now time.Time) {
 	}
 	if s.WorkersUnread > 0 {
 		fmt.Fprintf(w, "  %d answers of workers could not be read\n", s.WorkersUnread)
+	}
+	for _, b := range s.Budgets {
+		fmt.Fprintf(w, "  budget      %s\n", budgetLine(b, now))
+	}
+	if s.BudgetsError != "" {
+		fmt.Fprintf(w, "  which budgets there are is not known: %s\n", s.BudgetsError)
 	}
 	if s.PerMinute > 0 {
 		fmt.Fprintf(w, "  %d/min, about %s left\n", s.PerMinute, time.Duration(s.Left)*time.Second)

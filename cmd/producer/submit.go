@@ -30,7 +30,7 @@ type submitCmd struct {
 
 // Run submits.
 func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
-	if err := errors.Join(s.Check(), s.CheckRates()); err != nil {
+	if err := errors.Join(s.Check(), s.Rate.Check()); err != nil {
 		return err
 	}
 	if s.NATS == "" && s.State == "" {
@@ -86,7 +86,7 @@ func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
 	case err != nil:
 		return fmt.Errorf("creating campaign %s: %w", c.Name, err)
 	}
-	if err := s.SetRates(ctx, q, c.Name); err != nil {
+	if err := s.Rate.Set(ctx, q, c.Name); err != nil {
 		return err
 	}
 	res, err := q.Enqueue(ctx, c, segments[0][0], queue.Items(items...))

@@ -43,6 +43,9 @@ type summary struct {
 	// WorkersError is why it is not known which workers there are; WorkersUnread is how many answers were none.
 	WorkersError  string `json:"workersError,omitempty"`
 	WorkersUnread int    `json:"workersUnread,omitempty"`
+	// Budgets hold for the campaign: its own, and the deployment's. BudgetsError is why they are not known.
+	Budgets      []queue.BudgetState `json:"budgets,omitempty"`
+	BudgetsError string              `json:"budgetsError,omitempty"`
 	// PerMinute is how many items were finished in the last minute; Left is how long the rest takes at that rate, in
 	// seconds. Both are absent where they mean nothing.
 	PerMinute uint64 `json:"perMinute,omitempty"`

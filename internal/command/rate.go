@@ -10,74 +10,69 @@ import (
 	"github.com/hallmark-attest/hallmark/pipeline/queue"
 )
 
-// PerMinute is a rate as it is given on a command line: a number from 1 on, or none, which is 0.
-type PerMinute int64
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (p *PerMinute) UnmarshalText(text []byte) error {
-	if string(text) == "none" {
-		*p = 0
-		return nil
-	}
-	n, err := strconv.ParseInt(string(text), 10, 64)
-	if err != nil || n < 1 {
-		return fmt.Errorf("%q: want requests a minute from 1 on, or none", text)
-	}
-	*p = PerMinute(n)
-	return nil
-}
-
-// String is the rate as it is given.
-func (p PerMinute) String() string {
-	if p == 0 {
-		return "none"
-	}
-	return strconv.FormatInt(int64(p), 10) + "/min"
-}
-
 // RateFlags say how often the upstreams may be asked for a campaign.
 type RateFlags struct {
-	Rate map[string]PerMinute `placeholder:"UPSTREAM=N;…" help:"Make at most N requests a minute to the upstream (rekor, fulcio, timestamp) for this campaign, all workers together; none for no limit. Changed at any time by campaign rate."`
+	Rate Rates `placeholder:"UPSTREAM=N;…" help:"Make at most N requests a minute to the upstream (rekor, fulcio, timestamp) for this campaign, all workers together; none for no limit. Changed at any time by campaign rate."`
 }
 
-// CheckRates refuses what cannot be a budget.
-func (f *RateFlags) CheckRates() error {
-	for u, n := range f.Rate {
-		if err := queue.CheckRate(u, int64(n)); err != nil {
-			return Usage("the upstreams are "+strings.Join(queue.Upstreams(), ", "), fmt.Errorf("--rate: %w", err))
+// Rates are requests a minute, by upstream, as they are given: a number from 1 on, or none.
+type Rates map[string]string
+
+// Check refuses what cannot be a budget.
+func (r Rates) Check() error {
+	for u, text := range r {
+		n, err := perMinute(text)
+		if err == nil {
+			err = queue.CheckRate(u, n)
+		}
+		if err != nil {
+			return Usage("for example rekor=600, or rekor=none; the upstreams are "+strings.Join(queue.Upstreams(), ", "), fmt.Errorf("rate of %s: %w", u, err))
 		}
 	}
 	return nil
 }
 
-// SetRates gives the campaign its budgets; those that the flags do not name stay as they are.
-func (f *RateFlags) SetRates(ctx context.Context, q *queue.Queue, campaign string) error {
+func perMinute(text string) (int64, error) {
+	if text == "none" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%q: want requests a minute from 1 on, or none", text)
+	}
+	return n, nil
+}
+
+// Set gives the campaign (the deployment for "") these budgets; others stay as they are. The rates MUST have been checked.
+func (r Rates) Set(ctx context.Context, q *queue.Queue, campaign string) error {
 	for _, u := range queue.Upstreams() {
-		if n, ok := f.Rate[u]; ok {
-			if err := q.SetRate(ctx, campaign, u, int64(n)); err != nil {
-				return &Error{Code: ExitUpstream, Item: campaign, Err: fmt.Errorf("setting the rate of %s: %w", u, err), Hint: "run the same command again"}
-			}
+		text, ok := r[u]
+		if !ok {
+			continue
+		}
+		n, err := perMinute(text)
+		if err == nil {
+			err = q.SetRate(ctx, campaign, u, n)
+		}
+		if err != nil {
+			return &Error{Code: ExitUpstream, Item: campaign, Err: fmt.Errorf("setting the rate of %s: %w", u, err), Hint: "run the same command again"}
 		}
 	}
 	return nil
 }
 
 // ParseRates reads assignments: rekor=600 fulcio=none.
-func ParseRates(args []string) (RateFlags, error) {
-	f := RateFlags{Rate: map[string]PerMinute{}}
+func ParseRates(args []string) (Rates, error) {
+	r := Rates{}
 	for _, a := range args {
 		u, text, ok := strings.Cut(a, "=")
 		if !ok {
-			return f, Usage("for example rekor=600, or rekor=none", fmt.Errorf("%q is no rate", a))
+			return nil, Usage("for example rekor=600, or rekor=none", fmt.Errorf("%q is no rate", a))
 		}
-		if _, twice := f.Rate[u]; twice {
-			return f, Usage("", errors.New(u+" has two rates"))
+		if _, twice := r[u]; twice {
+			return nil, Usage("", errors.New(u+" has two rates"))
 		}
-		var n PerMinute
-		if err := n.UnmarshalText([]byte(text)); err != nil {
-			return f, Usage("", fmt.Errorf("rate of %s: %w", u, err))
-		}
-		f.Rate[u] = n
+		r[u] = text
 	}
-	return f, f.CheckRates()
+	return r, r.Check()
 }
