@@ -52,6 +52,7 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	if err := p.open(ctx, env, ps, c); err != nil {
 		return err
 	}
+	defer command.KeepTrust(ctx, env, ps.verifier)()
 	items, duplicates, err := p.read(ctx, env, c)
 	if err != nil {
 		return err

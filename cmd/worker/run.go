@@ -82,6 +82,11 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 			return err
 		}
 	}
+	defer func() { w.kept() }()
+	w.kept = func() {}
+	if w.verifier != nil {
+		w.kept = command.KeepTrust(ctx, env, w.verifier)
+	}
 	meters, err := telemetry.NewMeters()
 	if err != nil {
 		return err
@@ -121,6 +126,7 @@ type worker struct {
 	signer           *sign.KeylessSigner
 	trust            sync.Mutex       // guards the loading of verifier
 	verifier         *attest.Verifier // nil until a stage needs it
+	kept             func()           // ends what keeps its trust root up to date
 	sources          *command.SourceChecker
 	identity, issuer string
 	claims           map[string]string // what else the signer's certificate says
@@ -349,7 +355,7 @@ func (w *worker) trusted(ctx context.Context, c *pipeline.Campaign, names []stri
 		if err != nil {
 			return nil, err
 		}
-		w.verifier = v
+		w.verifier, w.kept = v, command.KeepTrust(context.WithoutCancel(ctx), w.env, v) // until the worker ends, not the campaign
 	}
 	return w.verifier, nil
 }

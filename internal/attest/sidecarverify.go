@@ -70,6 +70,7 @@ func (r SidecarResult) Accepted(predicateType string) (Element, bool) {
 // Whoever fetched the sidecar MUST call CheckSidecar before.
 func VerifySidecar(sidecar []byte, v *Verifier, s Subject, p Policy) (SidecarResult, error) {
 	var r SidecarResult
+	v = v.now()
 	c, err := p.ready(s)
 	if err != nil {
 		return r, err

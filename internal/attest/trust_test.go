@@ -139,11 +139,7 @@ func TestPublicGood(t *testing.T) {
 	}
 	url, first := tufRepository(t, targets, time.Now().Add(time.Hour), &requests)
 	for target, version := range map[string]uint32{"": 1, TargetSigningConfigRekorV2: 2} {
-		cache := t.TempDir()
-		if target == "" {
-			cache = ""
-		}
-		tr, sc, err := PublicGood(t.Context(), cache, TUFOptions{RepositoryURL: url, Root: first, SigningConfig: target})
+		tr, sc, err := PublicGood(t.Context(), TUFOptions{RepositoryURL: url, Root: first, SigningConfig: target})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +156,7 @@ func TestPublicGood(t *testing.T) {
 			}
 		}
 	}
-	_, _, err := PublicGood(t.Context(), "", TUFOptions{RepositoryURL: url, Root: first, SigningConfig: "none.json"})
+	_, _, err := PublicGood(t.Context(), TUFOptions{RepositoryURL: url, Root: first, SigningConfig: "none.json"})
 	if err == nil || !strings.Contains(err.Error(), "none.json") {
 		t.Errorf("no such target: %v", err)
 	}
@@ -171,22 +167,22 @@ func TestPublicGoodRefuses(t *testing.T) {
 	var requests atomic.Int64
 	targets := map[string]string{TargetTrustedRoot: signingRekor, TargetSigningConfig: signingRekor}
 	url, first := tufRepository(t, targets, time.Now().Add(time.Hour), &requests)
-	_, _, err := PublicGood(t.Context(), "", TUFOptions{RepositoryURL: url, Root: first})
+	_, _, err := PublicGood(t.Context(), TUFOptions{RepositoryURL: url, Root: first})
 	wantCode(t, err, CodeTrustMediaType)
 
 	_, other := tufRepository(t, targets, time.Now().Add(time.Hour), &requests)
-	if _, _, err := PublicGood(t.Context(), "", TUFOptions{RepositoryURL: url, Root: other}); err == nil {
+	if _, _, err := PublicGood(t.Context(), TUFOptions{RepositoryURL: url, Root: other}); err == nil {
 		t.Error("metadata by other keys than the root's was accepted")
 	}
 	url, first = tufRepository(t, targets, time.Now().Add(-time.Hour), &requests)
-	if _, _, err := PublicGood(t.Context(), "", TUFOptions{RepositoryURL: url, Root: first}); err == nil {
+	if _, _, err := PublicGood(t.Context(), TUFOptions{RepositoryURL: url, Root: first}); err == nil {
 		t.Error("expired metadata was accepted")
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	was := requests.Load()
-	if _, _, err := PublicGood(ctx, "", TUFOptions{RepositoryURL: url, Root: first}); !errors.Is(err, context.Canceled) {
+	if _, _, err := PublicGood(ctx, TUFOptions{RepositoryURL: url, Root: first}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	if requests.Load() != was {

@@ -10,8 +10,11 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/verify"
 )
 
-// Verifier verifies bundles against one trust root. It is safe for concurrent use; build it once.
+// Verifier verifies bundles against one trust root, or each bundle against the one that a LiveTrust has at the time. It is
+// safe for concurrent use; build it once.
 type Verifier struct {
+	live *LiveTrust // if there is one, the other fields are those of its current verifier
+
 	trust    *TrustRoot
 	sigstore *verify.Verifier
 	scts     bool // whether certificates need a signed certificate timestamp
@@ -56,7 +59,7 @@ func NewVerifier(trust *TrustRoot) (*Verifier, error) {
 // harm as long as one can.
 func (v *Verifier) Verify(bundle []byte, s Subject, p Policy) (r *Result, err error) {
 	defer recovered(&r, &err)
-	return v.verify(bundle, s, p)
+	return v.now().verify(bundle, s, p)
 }
 
 // VerifyAny is Verify for an attestation of whichever predicate type the policy names, required or extra, by that type's
@@ -68,7 +71,7 @@ func (v *Verifier) Verify(bundle []byte, s Subject, p Policy) (r *Result, err er
 // package's SHA-256, whatever that subject's name is. What such a predicate says is not looked at.
 func (v *Verifier) VerifyAny(bundle []byte, s Subject, p Policy) (r *Result, err error) {
 	defer recovered(&r, &err)
-	return v.verifyAny(bundle, s, p)
+	return v.now().verifyAny(bundle, s, p)
 }
 
 // recovered turns a panic into a refusal. The parsers here are foreign and read foreign bytes. They have not been seen to

@@ -146,32 +146,51 @@ func (f *IdentityFlags) Identity(env *Env) (identity.Survey, error) {
 
 // Trust loads the trust root, and for public-good Sigstore a signing configuration of it as well: the default one for "".
 func (f *TrustFlags) Trust(ctx context.Context, signingConfig string) (*attest.TrustRoot, *attest.SigningConfig, error) {
-	if f.TrustedRoot != "" {
-		tr, err := attest.LoadTrustRoot(f.TrustedRoot)
-		if err != nil {
-			return nil, nil, Usage("give the trusted_root.json of the Sigstore instance", err)
-		}
-		return tr, nil, nil
-	}
-	// No cache on disk: one refresh per process is little, and commands that run at the same time would share it.
-	tr, sc, err := attest.PublicGood(ctx, "", attest.TUFOptions{SigningConfig: signingConfig})
-	if err != nil {
-		return nil, nil, &Error{Code: ExitUpstream, Err: fmt.Errorf("fetching the public-good trust root by TUF: %w", err),
-			Hint: "check the network, or give --trusted-root and --signing-config for a private instance"}
-	}
-	return tr, sc, nil
+	return f.fetch(signingConfig, "")(ctx)
 }
 
-// Verifier loads the trust root and returns what verifies against it.
+// fetch is how to get the trust root, again and again: the files are read anew, and public-good Sigstore's is fetched by
+// TUF. It gives the signing configuration in the file, or public-good Sigstore's by its TUF target; "" is the default one.
+func (f *TrustFlags) fetch(target, signingConfig string) attest.Fetch {
+	if f.TrustedRoot != "" {
+		return func(context.Context) (*attest.TrustRoot, *attest.SigningConfig, error) {
+			tr, err := attest.LoadTrustRoot(f.TrustedRoot)
+			if err != nil {
+				return nil, nil, Usage("give the trusted_root.json of the Sigstore instance", err)
+			}
+			if signingConfig == "" {
+				return tr, nil, nil
+			}
+			sc, err := attest.LoadSigningConfig(signingConfig)
+			if err != nil {
+				return nil, nil, Usage("give the signing_config.json of the Sigstore instance", err)
+			}
+			return tr, sc, nil
+		}
+	}
+	// No cache on disk: one refresh per process is little, and commands that run at the same time would share it.
+	public := attest.NewRepository(attest.TUFOptions{SigningConfig: target})
+	return func(ctx context.Context) (*attest.TrustRoot, *attest.SigningConfig, error) {
+		tr, sc, err := public.Fetch(ctx)
+		if err != nil {
+			return nil, nil, &Error{Code: ExitUpstream, Err: fmt.Errorf("fetching the public-good trust root by TUF: %w", err),
+				Hint: "check the network, or give --trusted-root and --signing-config for a private instance"}
+		}
+		return tr, sc, nil
+	}
+}
+
+// Verifier loads the trust root and returns what verifies against it. Its Keep keeps the trust root up to date.
 func (f *TrustFlags) Verifier(ctx context.Context) (*attest.Verifier, error) {
-	tr, _, err := f.Trust(ctx, "")
+	live, err := attest.NewLiveTrust(ctx, f.fetch("", ""))
 	if err != nil {
 		return nil, err
 	}
-	return attest.NewVerifier(tr)
+	return live.Verifier(), nil
 }
 
-// Signer finds the identity and returns what signs with it, and what verifies the result.
+// Signer finds the identity and returns what signs with it, and what verifies the result; both use one trust root, which the
+// verifier's Keep keeps up to date.
 func (f *SignFlags) Signer(ctx context.Context, env *Env) (*sign.KeylessSigner, *attest.Verifier, error) {
 	if (f.TrustedRoot == "") != (f.SigningConfig == "") {
 		return nil, nil, Usage("give both, or none for public-good Sigstore", errors.New("--trusted-root and --signing-config go together"))
@@ -184,25 +203,16 @@ func (f *SignFlags) Signer(ctx context.Context, env *Env) (*sign.KeylessSigner, 
 	if f.RekorVersion == 2 {
 		target = attest.TargetSigningConfigRekorV2
 	}
-	tr, sc, err := f.Trust(ctx, target)
+	live, err := attest.NewLiveTrust(ctx, f.fetch(target, f.SigningConfig))
 	if err != nil {
 		return nil, nil, err
 	}
-	if f.SigningConfig != "" {
-		if sc, err = attest.LoadSigningConfig(f.SigningConfig); err != nil {
-			return nil, nil, Usage("give the signing_config.json of the Sigstore instance", err)
-		}
-	}
-	v, err := attest.NewVerifier(tr)
-	if err != nil {
-		return nil, nil, err
-	}
-	s, err := sign.NewSigner(sign.Config{TrustRoot: tr, SigningConfig: sc, Tokens: found.Source, PerPackage: f.Certificate == "per-package",
+	s, err := sign.NewSigner(sign.Config{Trust: live, Log: env.Log, Tokens: found.Source, PerPackage: f.Certificate == "per-package",
 		RekorVersion: f.RekorVersion})
 	if err != nil {
 		return nil, nil, Usage("check the signing configuration", err)
 	}
-	return s, v, nil
+	return s, live.Verifier(), nil
 }
 
 // StageFlags say how much is done at once.

@@ -112,7 +112,7 @@ func (c *SourceChecker) Load(ctx context.Context) (*provenance.Checker, error) {
 	if c.loaded != nil {
 		return c.loaded, nil
 	}
-	tr, _, err := attest.PublicGood(ctx, "", attest.TUFOptions{})
+	tr, _, err := attest.PublicGood(ctx, attest.TUFOptions{})
 	if err == nil {
 		err = c.trust(tr)
 	}

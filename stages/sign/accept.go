@@ -1,6 +1,7 @@
 package sign
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -35,7 +36,7 @@ type accepted struct {
 // accept verifies what the item came with: the bundle that was found in the channel or made before a cut, the riders that
 // were, and what the submitter brought. Of several publish attestations the first that was brought is the item's, and the
 // others ride along.
-func (s *Stage) accept(it *pipeline.Item, subject attest.Subject) (got accepted, err error) {
+func (s *Stage) accept(ctx context.Context, it *pipeline.Item, subject attest.Subject) (got accepted, err error) {
 	if n := it.AttestationBytes(); n > pipeline.MaxAttestations {
 		return got, tooMuch(fmt.Errorf("the item came with %d bytes of attestations, more than %d", n, pipeline.MaxAttestations))
 	}
@@ -44,7 +45,7 @@ func (s *Stage) accept(it *pipeline.Item, subject attest.Subject) (got accepted,
 	}
 	seen := map[string]bool{}
 	verify := func(b pipeline.Bundle, what string) (*attest.Result, error) {
-		r, err := s.verifier.VerifyAny(b, subject, s.policy)
+		r, err := s.verifier.VerifyAnyLive(ctx, b, subject, s.policy)
 		if err != nil {
 			return nil, refused(fmt.Errorf("verifying %s: %w", what, err))
 		}

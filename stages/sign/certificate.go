@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ type certificate struct {
 	leaf             *x509.Certificate
 	identity, issuer string
 	claims           map[string]string // what else it says, by attest's names
+	trusted          *attest.TrustRoot // the root that knows its authority; set before it is shared
 
 	// renewAt is when it should be renewed; until usableUntil it still serves if that fails. What lies between there and
 	// its end is for the request to the timestamp authority (or to a log that gives the time), retries included.
@@ -59,6 +61,11 @@ func newCertificate(keypair sigstore.Keypair, der []byte, asked time.Time) (*cer
 	}, nil
 }
 
+// log says which certificate it is, and until when it serves.
+func (c *certificate) log(l *slog.Logger) *slog.Logger {
+	return l.With("identity", c.identity, "good_until", c.usableUntil.UTC().Format(time.RFC3339))
+}
+
 // GetCertificate implements sigstore-go's CertificateProvider.
 func (c *certificate) GetCertificate(_ context.Context, keypair sigstore.Keypair, _ *sigstore.CertificateProviderOptions) ([]byte, error) {
 	if keypair != c.keypair {
@@ -75,6 +82,8 @@ const renewalPause = 5 * time.Second
 type certificates struct {
 	// issue gets a new certificate, with a new key.
 	issue func(context.Context) (*certificate, error)
+	// late, if it is set, hears of a renewal that failed while the old certificate still serves: nobody else does.
+	late func(old *certificate, err error)
 
 	current atomic.Pointer[certificate]
 
@@ -126,6 +135,9 @@ func (s *certificates) get(ctx context.Context) (*certificate, error) {
 
 		fresh, err := s.renew(ctx, r)
 		if err != nil && serves && ctx.Err() == nil {
+			if s.late != nil {
+				s.late(c, err)
+			}
 			return c, nil
 		}
 		return fresh, err

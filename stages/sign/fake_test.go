@@ -148,7 +148,7 @@ func (f *fake) config(t testing.TB, rekorVersion uint32) Config {
 		[]root.Service{service(fulcioHost, "/", 1)}, nil,
 		[]root.Service{service(rekorHost, "", 1), service(rekorHost, "", 2)}, anyOf,
 		[]root.Service{service(tsaHost, "/api/v1/timestamp", 1)}, anyOf))(t)
-	return Config{SigningConfig: sc, RekorVersion: rekorVersion, Transport: f, TrustRoot: f.trust(), Tokens: &tokens{}}
+	return Config{Trust: must(attest.FixedTrust(f.trust(), sc))(t), RekorVersion: rekorVersion, Transport: f, Tokens: &tokens{}}
 }
 
 // RoundTrip implements http.RoundTripper.

@@ -79,9 +79,9 @@ func TestServicesAreChosenAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)
 		c := f.config(t, 0)
-		logs := c.SigningConfig.RekorLogURLs()
+		logs := c.Trust.Current().SigningConfig.RekorLogURLs()
 		logs[1].ValidityPeriodEnd = time.Now().Add(time.Hour) // v2
-		c.SigningConfig.WithRekorLogURLs(logs...)
+		c.Trust.Current().SigningConfig.WithRekorLogURLs(logs...)
 		s := newSigner(t, c)
 		if s.RekorVersion() != 2 {
 			t.Fatalf("RekorVersion = %d, want 2", s.RekorVersion())

@@ -2,8 +2,10 @@ package sign
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -11,7 +13,6 @@ import (
 
 	"github.com/digitorus/timestamp"
 	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
-	"github.com/sigstore/sigstore-go/pkg/root"
 	sigstore "github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
@@ -45,19 +46,20 @@ var (
 	ErrOutsideValidity = errors.New("the signature's time is outside the certificate's life")
 )
 
-// Config is what a KeylessSigner is made of. Tokens and SigningConfig are required.
+// Config is what a KeylessSigner is made of. Trust, with a signing config, and Tokens are required.
 type Config struct {
-	// TrustRoot, where it is given, must know the certificate authority: a certificate that it does not trust is refused
-	// before anything is signed and logged with it.
-	TrustRoot *attest.TrustRoot
-	// SigningConfig names the services.
-	SigningConfig *root.SigningConfig
+	// Trust names the services, by its signing config, and its root must know the certificate authority: a certificate
+	// that it does not trust, even fetched anew, is refused before anything is signed and logged with it. When it changes,
+	// the signer goes by the new one from the next signature on.
+	Trust *attest.LiveTrust
 	// Tokens gives an identity token for each certificate.
 	Tokens identity.Source
 	// PerPackage asks for a new key and certificate for every signature. By default, one serves for its life.
 	PerPackage bool
 	// RekorVersion is 1 or 2 to force a log's version; 0 leaves it to the signing config (the highest that it names).
 	RekorVersion uint32
+	// Log says what an operator may want to know before it becomes an error. Defaults to slog.Default().
+	Log *slog.Logger
 	// Transport carries all requests; each attempt has a span. Defaults to a clone of http.DefaultTransport that keeps
 	// enough connections for hundreds of concurrent signatures.
 	Transport http.RoundTripper
@@ -86,13 +88,17 @@ type KeylessSigner struct {
 // endpoints are the services of the moment, with clients for the logs, which are shared by all signatures.
 type endpoints struct {
 	*services
-	logs []*sigstore.Rekor
+	logs   []*sigstore.Rekor
+	config *attest.SigningConfig // that they were chosen from
 }
 
 // NewSigner makes a signer. It makes no request. It fails if the signing config does not name what signing needs now.
 func NewSigner(c Config) (*KeylessSigner, error) {
-	if c.SigningConfig == nil || c.Tokens == nil {
+	if c.Trust == nil || c.Trust.Current().SigningConfig == nil || c.Tokens == nil {
 		return nil, errors.New("a signer needs a signing config and a source of identity tokens")
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
 	}
 	if c.Transport == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
@@ -106,7 +112,9 @@ func NewSigner(c Config) (*KeylessSigner, error) {
 		_, err := timestamp.ParseResponse(answer)
 		return err
 	}
-	s.certs = &certificates{issue: s.issue}
+	s.certs = &certificates{issue: s.issue, late: func(c *certificate, err error) {
+		c.log(s.config.Log).Warn("the signing certificate cannot be renewed; the old one is used for as long as it is good", "error", err)
+	}}
 	if _, err := s.selected(time.Now()); err != nil {
 		return nil, err
 	}
@@ -121,17 +129,25 @@ func (s *KeylessSigner) upstream(service string, timeout time.Duration, expected
 			otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator()))}
 }
 
-// selected gives the services to use now: the same until the validity of one of them ends.
+// selected gives the services to use now: the same until the validity of one of them ends or there is a new signing config.
 func (s *KeylessSigner) selected(now time.Time) (*endpoints, error) {
-	old := s.endpoints.Load()
-	if old != nil && old.validAt(now) {
+	old, config := s.endpoints.Load(), s.config.Trust.Current().SigningConfig
+	if old != nil && old.config == config && old.validAt(now) {
 		return old, nil
 	}
-	chosen, err := selectServices(s.config.SigningConfig, s.config.RekorVersion, now)
+	chosen, err := selectServices(config, s.config.RekorVersion, now)
+	if err != nil && old != nil && old.config != config && old.validAt(now) {
+		// A new signing config that names nothing to sign with must not end what works.
+		s.config.Log.Warn("the new signing config is not used", "error", err)
+		kept := *old
+		kept.config = config
+		s.endpoints.CompareAndSwap(old, &kept)
+		return &kept, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	e := &endpoints{services: chosen}
+	e := &endpoints{services: chosen, config: config}
 	expected := []int{http.StatusCreated}
 	if chosen.rekorVersion == 1 {
 		expected = append(expected, http.StatusOK, http.StatusConflict) // an entry fetched; an entry that is there
@@ -232,6 +248,16 @@ func (s *KeylessSigner) Sign(ctx context.Context, statement []byte) ([]byte, err
 // certificate gives the certificate for one signature.
 func (s *KeylessSigner) certificate(ctx context.Context) (*certificate, error) {
 	if !s.config.PerPackage {
+		c, err := s.certs.get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		// It was trusted when it was issued. A root that has come since may have dropped its authority, and what is signed
+		// with it would be in the log for nothing.
+		if t := s.config.Trust.Current(); t.Root == c.trusted || trusts(t, c.leaf) == nil {
+			return c, nil
+		}
+		s.certs.discard(c)
 		return s.certs.get(ctx)
 	}
 	if c := s.spare.Swap(nil); c != nil && time.Now().Before(c.renewAt) {
@@ -277,11 +303,8 @@ func (s *KeylessSigner) issue(ctx context.Context) (c *certificate, err error) {
 		}
 		return nil, fmt.Errorf("getting a certificate: %w", err)
 	}
-	if s.config.TrustRoot != nil {
-		// At a time when it is valid whatever our clock says; it is the chain that is in question.
-		if _, err := verify.VerifyLeafCertificate(c.leaf.NotBefore, c.leaf, s.config.TrustRoot.Material); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrUntrusted, err)
-		}
+	if err := s.trusted(ctx, c); err != nil {
+		return nil, err
 	}
 	if !s.first.CompareAndSwap(nil, c) {
 		if f := s.first.Load(); f.identity != c.identity || f.issuer != c.issuer {
@@ -290,6 +313,36 @@ func (s *KeylessSigner) issue(ctx context.Context) (c *certificate, err error) {
 	}
 	s.issued.Add(1)
 	return c, nil
+}
+
+// trusted makes sure that the trust root knows a certificate's authority: an authority that is newer than the root at hand
+// is found in one that is fetched anew.
+func (s *KeylessSigner) trusted(ctx context.Context, c *certificate) error {
+	t := s.config.Trust.Current()
+	err := trusts(t, c.leaf)
+	if err != nil {
+		fresh, refreshErr := s.config.Trust.Refresh(ctx, t)
+		switch {
+		case fresh != t:
+			t, err = fresh, trusts(fresh, c.leaf)
+		case ctx.Err() != nil:
+			return refreshErr
+		case refreshErr != nil:
+			err = fmt.Errorf("%w (and the trust root cannot be fetched anew: %w)", err, refreshErr)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUntrusted, err)
+	}
+	c.trusted = t.Root
+	return nil
+}
+
+// trusts says why a root does not trust the authority that issued a certificate. It looks at a time when the certificate is
+// valid whatever our clock says; it is the chain that is in question.
+func trusts(t *attest.Trust, leaf *x509.Certificate) error {
+	_, err := verify.VerifyLeafCertificate(leaf.NotBefore, leaf, t.Root.Material)
+	return err
 }
 
 // errOutlived says that an identity token expired while the certificate authority was being asked: the next attempt has a

@@ -245,7 +245,7 @@ func TestUntrustedAuthority(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
 	c := f.config(t, 2)
-	c.TrustRoot = newFake(t).trust()
+	c.Trust = must(attest.FixedTrust(newFake(t).trust(), c.Trust.Current().SigningConfig))(t)
 	s := newSigner(t, c)
 	if _, err := s.Sign(t.Context(), testStatement(t)); !errors.Is(err, ErrUntrusted) {
 		t.Errorf("error %v, want ErrUntrusted", err)

@@ -38,7 +38,7 @@ func privateSigstore(t *testing.T) (*attest.Verifier, Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return verifier, Config{TrustRoot: trust, SigningConfig: config, Tokens: tokens}
+	return verifier, Config{Trust: must(attest.FixedTrust(trust, config))(t), Tokens: tokens}
 }
 
 // TestSigstore signs with real services and verifies with a real verifier: whole items, through the stage.

@@ -38,8 +38,8 @@ type Signer interface {
 
 // Verifier verifies bundles: an *attest.Verifier.
 type Verifier interface {
-	Verify(bundle []byte, s attest.Subject, p attest.Policy) (*attest.Result, error)
-	VerifyAny(bundle []byte, s attest.Subject, p attest.Policy) (*attest.Result, error)
+	VerifyLive(ctx context.Context, bundle []byte, s attest.Subject, p attest.Policy) (*attest.Result, error)
+	VerifyAnyLive(ctx context.Context, bundle []byte, s attest.Subject, p attest.Policy) (*attest.Result, error)
 }
 
 // Options are the campaign's.
@@ -98,7 +98,7 @@ func (*Stage) String() string { return "sign" }
 // cannot be taken back. An item that is refused stays as it was.
 func (s *Stage) Run(ctx context.Context, it *pipeline.Item) error {
 	subject := attest.Subject{Filename: it.Filename, SHA256: it.Package.SHA256}
-	got, err := s.accept(it, subject)
+	got, err := s.accept(ctx, it, subject)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (s *Stage) sign(ctx context.Context, it *pipeline.Item, subject attest.Subj
 	if err != nil {
 		return nil, classify(err)
 	}
-	result, err := s.verifier.Verify(bundle, subject, s.policy)
+	result, err := s.verifier.VerifyLive(ctx, bundle, subject, s.policy)
 	if err != nil {
 		return nil, s.unverified(bundle, err)
 	}

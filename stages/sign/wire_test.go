@@ -49,9 +49,9 @@ func TestOverConnections(t *testing.T) {
 		}
 		return services
 	}
-	c.SigningConfig.WithFulcioCertificateAuthorityURLs(at(c.SigningConfig.FulcioCertificateAuthorityURLs(), fulcioHost)...)
-	c.SigningConfig.WithTimestampAuthorityURLs(at(c.SigningConfig.TimestampAuthorityURLs(), tsaHost)...)
-	c.SigningConfig.WithRekorLogURLs(at(c.SigningConfig.RekorLogURLs(), rekorHost)...)
+	c.Trust.Current().SigningConfig.WithFulcioCertificateAuthorityURLs(at(c.Trust.Current().SigningConfig.FulcioCertificateAuthorityURLs(), fulcioHost)...)
+	c.Trust.Current().SigningConfig.WithTimestampAuthorityURLs(at(c.Trust.Current().SigningConfig.TimestampAuthorityURLs(), tsaHost)...)
+	c.Trust.Current().SigningConfig.WithRekorLogURLs(at(c.Trust.Current().SigningConfig.RekorLogURLs(), rekorHost)...)
 	s := newSigner(t, c)
 	var wg sync.WaitGroup
 	for range 30 {
