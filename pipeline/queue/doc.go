@@ -13,5 +13,11 @@
 // Of the outcomes published, skipped and aborted, the first that is recorded for an item of a campaign stands, whatever
 // a redelivery ends with. A failed item is in QUARANTINE instead, and leaves it when it ends otherwise later on.
 //
+// Beside them flow tokens: each request to an upstream that has a rate budget takes one (Budgets). A budget is one record in a
+// bucket, from which workers take leases by compare-and-set, at times that the server stamps: budget_record.go says why no
+// minute has more requests than the rate, whatever workers do and whatever their clocks say. It is a lease and not a number
+// that is divided among the workers, since nobody then has to know who is alive: what a worker wants is in the record for as long
+// as it asks, and what it took is lost after two seconds, not before.
+//
 // The server is either in this process (Embed) or somewhere else (Connect); the rest is the same.
 package queue
