@@ -636,3 +636,24 @@ func TestCloseCampaign(t *testing.T) {
 		t.Errorf("the other campaign has %+v", n)
 	}
 }
+
+// A ledger of an earlier version was compressed, which a kill of the server can make unreadable.
+func TestCompressionIsTurnedOff(t *testing.T) {
+	t.Parallel()
+	i := open(t, t.TempDir(), Options{})
+	s, err := i.js.Stream(t.Context(), StreamEvents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.CachedInfo().Config
+	cfg.Compression = jetstream.S2Compression
+	if _, err := i.js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), i.nc, Options{Log: quiet}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = i.js.Stream(t.Context(), StreamEvents); err != nil || s.CachedInfo().Config.Compression != jetstream.NoCompression {
+		t.Errorf("%v, %+v", err, s.CachedInfo().Config)
+	}
+}
