@@ -67,9 +67,7 @@ func (e *Env) Result(v any, text func(w io.Writer)) error {
 // A second signal ends the process at once; that is safe too.
 func Main(name, description, version string, grammar any, globals *Globals, args []string, s Streams) int {
 	exited := -1
-	parser, err := kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(s.Stdout, s.Stderr),
-		kong.Exit(func(code int) { exited = code; panic(exitNow{}) }), kong.DefaultEnvars("HALLMARK"),
-		kong.Vars{"version": version}, kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}))
+	parser, err := newParser(name, description, version, grammar, s, func(code int) { exited = code; panic(exitNow{}) })
 	if err != nil {
 		panic(err) // a defect in the grammar, found by any test
 	}
@@ -105,6 +103,22 @@ func Main(name, description, version string, grammar any, globals *Globals, args
 		return ExitComplete
 	}
 	return report(s.Stderr, globals.JSON, err)
+}
+
+func newParser(name, description, version string, grammar any, s Streams, exit func(int)) (*kong.Kong, error) {
+	return kong.New(grammar, kong.Name(name), kong.Description(description), kong.Writers(s.Stdout, s.Stderr),
+		kong.Exit(exit), kong.DefaultEnvars("HALLMARK"),
+		kong.Vars{"version": version}, kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}))
+}
+
+// Check says what Main would not take of a command line, and runs nothing. It is for tests of command lines in documents.
+func Check(name string, grammar any, args []string) error {
+	p, err := newParser(name, "", "", grammar, Streams{Stdout: io.Discard, Stderr: io.Discard}, func(int) { panic(exitNow{}) })
+	if err != nil {
+		return err
+	}
+	_, err = parse(p, args)
+	return err
 }
 
 type exitNow struct{}
