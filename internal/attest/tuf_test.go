@@ -144,6 +144,7 @@ func TestRepositoryRotation(t *testing.T) {
 	h.publish(t, 4, numberedRoot(2), soon)
 	fetch(long, 2)
 
+	oldKey := h.key
 	// New keys for all roles; the old ones are good for nothing any more.
 	h.rotate(t)
 	if _, _, err := long.Fetch(t.Context()); err == nil {
@@ -180,13 +181,16 @@ func TestRepositoryRotation(t *testing.T) {
 	if _, _, err := long.Fetch(t.Context()); err == nil {
 		t.Error("a root of other keys was taken")
 	}
-	// A process that has seen a root does not go back behind it, whatever is withheld: only the newest root's keys count.
+	// Whoever has the first root's old keys and withholds the newer roots convinces a new process, and not this one.
 	h.mu.Lock()
 	for v := int64(2); v <= h.rootVersion; v++ {
 		delete(h.files, fmt.Sprintf("/%d.root.json", v))
 	}
+	h.key = oldKey
 	h.mu.Unlock()
+	h.publish(t, 100, numberedRoot(8), soon)
 	if _, _, err := long.Fetch(t.Context()); err == nil {
 		t.Error("went back behind the newest root")
 	}
+	fetch(NewRepository(TUFOptions{RepositoryURL: h.URL, Root: h.first}), 8)
 }
