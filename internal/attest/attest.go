@@ -89,9 +89,10 @@ const (
 
 	CodeSidecarTooLarge  Code = "sidecar.too-large"
 	CodeSidecarMalformed Code = "sidecar.malformed"
-	CodeSidecarDigest    Code = "sidecar.digest"   // attestations_sha256 is none, or other bytes came
-	CodeSidecarNoMatch   Code = "sidecar.no-match" // no bundle in it verifies
-	CodeSidecarMissing   Code = "sidecar.missing"  // it has no bundle of a predicate type that is required
+	CodeSidecarDigest    Code = "sidecar.digest"      // attestations_sha256 is none, or other bytes came
+	CodeSidecarNoMatch   Code = "sidecar.no-match"    // no bundle in it verifies
+	CodeSidecarAbsent    Code = "sidecar.unavailable" // it is advertised, and is not there
+	CodeSidecarMissing   Code = "sidecar.missing"     // it has no bundle of a predicate type that is required
 )
 
 // Error is a refusal: what was wrong (Code, Err) and what helps against it (Hint, which may be empty). It never

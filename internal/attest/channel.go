@@ -27,6 +27,9 @@ var subdirs = []string{
 	"osx-64", "osx-arm64", "win-32", "win-64", "win-arm64", "zos-z",
 }
 
+// Subdirs gives the platforms that conda knows, noarch first. A channel that cannot be listed may have any of them.
+func Subdirs() []string { return slices.Clone(subdirs) }
+
 const (
 	maxComponent = 128 // of a channel URL's path, and of a label (CEP 26)
 

@@ -154,7 +154,7 @@ func (c *Channel) read(ctx context.Context, key string, limit int64) (b []byte, 
 	}
 	var buf bytes.Buffer
 	if info.Size > 0 {
-		buf.Grow(int(info.Size) + bytes.MinRead)
+		buf.Grow(int(min(info.Size, 8<<20)) + bytes.MinRead) // a size may be a lie
 	}
 	n, err := buf.ReadFrom(io.LimitReader(r, limit+1))
 	if err != nil {

@@ -68,18 +68,21 @@ func over(o store.PutOptions, etag string) store.PutOptions {
 	return o
 }
 
+// errElsewhere says that a channel's shards are not in the channel, as far as their URL tells.
+var errElsewhere = errors.New("its shards cannot be updated")
+
 // shardFolder resolves shards_base_url, which is relative to the shard index (CEP 16). A folder outside of the channel
 // or on another host cannot be written to.
 func shardFolder(subdir, base string) (string, error) {
 	if strings.Contains(base, ":") || strings.HasPrefix(base, "/") || strings.ContainsAny(base, "?#%\\") {
-		return "", fmt.Errorf("shards_base_url %q is not a relative path: its shards cannot be updated", base)
+		return "", fmt.Errorf("shards_base_url %q is not a relative path: %w", base, errElsewhere)
 	}
 	if base != "" && !strings.HasSuffix(base, "/") {
 		return "", fmt.Errorf("shards_base_url %q does not end in a slash", base)
 	}
 	p := path.Join(subdir, base)
 	if p == "." || p == ".." || strings.HasPrefix(p, "../") {
-		return "", fmt.Errorf("shards_base_url %q leads out of the channel", base)
+		return "", fmt.Errorf("shards_base_url %q leads out of the channel: %w", base, errElsewhere)
 	}
 	return p, nil
 }

@@ -222,6 +222,7 @@ func parseHash(s string) (h hash) {
 // shardIndex is a repodata_shards.msgpack.zst. It is never changed.
 type shardIndex struct {
 	etag   string
+	base   string          // shards_base_url
 	folder string          // where its shards are, as a key
 	names  []member        // of shards, sorted; their bytes as they stand in the source
 	shards map[string]hash // the same, read
@@ -253,7 +254,6 @@ func parseShardIndex(subdir string, b []byte) (*shardIndex, error) {
 		return nil, err
 	}
 	x := &shardIndex{shards: map[string]hash{}}
-	base := ""
 	for _, m := range top {
 		switch m.key {
 		case "info":
@@ -268,7 +268,7 @@ func parseShardIndex(subdir string, b []byte) (*shardIndex, error) {
 				if err != nil {
 					return nil, errors.New("shards_base_url is not a string")
 				}
-				base = string(s)
+				x.base = string(s)
 			}
 		case "shards":
 			if err := x.parseNames(m.raw); err != nil {
@@ -283,7 +283,7 @@ func parseShardIndex(subdir string, b []byte) (*shardIndex, error) {
 			x.others = append(x.others, m)
 		}
 	}
-	x.folder, err = shardFolder(subdir, base)
+	x.folder, err = shardFolder(subdir, x.base)
 	return x, err
 }
 
