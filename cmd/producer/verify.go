@@ -2,19 +2,19 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
-	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/command"
 	"github.com/hallmark-attest/hallmark/internal/conda"
+	"github.com/hallmark-attest/hallmark/internal/store"
 )
 
 // identityFlags say who must have signed: by a policy file, or in cosign's forms.
@@ -66,29 +66,17 @@ func (f *identityFlags) policyFile(targetChannel string) (attest.Policy, error) 
 
 // verifyCmd verifies packages as a user would.
 type verifyCmd struct {
-	Packages []string `arg:"" name:"package" help:"Package files (.conda, .tar.bz2)."`
+	Packages  []string `arg:"" optional:"" name:"package" help:"Package files; URLs of packages or of their sidecars; with --channel also file names, names and match specs (\"numpy >=2\"), of which every match is verified."`
+	FilesFrom string   `placeholder:"FILE" help:"Read more of them from FILE, one on each line; - is stdin."`
 	identityFlags
 	command.TrustFlags
-	Bundle        string `xor:"from" placeholder:"FILE" help:"Bundle, or sidecar, to verify against (default: the sidecar <package>.sigs beside the package)."`
-	Channel       string `xor:"from" placeholder:"DIR|s3://BUCKET/PREFIX" help:"Channel to take the attestation from: its index must list the package with this digest and sidecar."`
-	TargetChannel string `placeholder:"URL" help:"Channel that the attestation must name."`
-}
-
-type verdict struct {
-	Package    string         `json:"package"`
-	Verified   bool           `json:"verified"`
-	SHA256     string         `json:"sha256,omitempty"`
-	Code       string         `json:"code,omitempty"`
-	Message    string         `json:"message,omitempty"`
-	Hint       string         `json:"hint,omitempty"`
-	Warnings   []string       `json:"warnings,omitempty"`
-	Attest     *attestation   `json:"attestation,omitempty"`
-	Unverified []refusedEntry `json:"refused,omitempty"`
-}
-
-type refusedEntry struct {
-	Index   int    `json:"index"`
-	Message string `json:"message"`
+	Bundle        string   `xor:"from" placeholder:"FILE" help:"Bundle, or sidecar, to verify against (default: the sidecar <package>.sigs beside the package)."`
+	Channel       string   `xor:"from" placeholder:"DIR|s3://BUCKET/PREFIX|URL" help:"Channel to take the attestation from: its index must list the package with this digest and sidecar."`
+	Subdir        []string `placeholder:"SUBDIR" help:"With --channel: look for names in these only (default: all)."`
+	Newest        bool     `help:"With --channel: of what a name or match spec finds, only the newest version, all builds of it."`
+	NoDownload    bool     `help:"Take a published package's SHA-256 from the channel's index instead of downloading it: that the channel serves these bytes is then not verified."`
+	TargetChannel string   `placeholder:"URL" help:"Channel that the attestation must name."`
+	Parallel      int      `default:"8" help:"How many packages are read and verified at once."`
 }
 
 // Run verifies.
@@ -97,33 +85,35 @@ func (v *verifyCmd) Run(ctx context.Context, env *command.Env) error {
 	if err != nil {
 		return err
 	}
+	targets, err := v.targets(ctx, env)
+	if err != nil {
+		return err
+	}
 	ver, err := v.Verifier(ctx)
 	if err != nil {
 		return err
 	}
-	var ch *channel.Channel
-	if v.Channel != "" {
-		if st, err := os.Stat(v.Channel); !strings.Contains(v.Channel, "://") && (err != nil || !st.IsDir()) {
-			return command.Usage("", fmt.Errorf("--channel: %s is not a folder", v.Channel))
-		}
-		if ch, err = command.OpenChannel(ctx, v.Channel, false); err != nil {
-			return err
+	all, err := v.candidates(ctx, targets)
+	if err != nil {
+		return err
+	}
+	verdicts := make([]verdict, len(all))
+	if err := v.each(ctx, len(all), func(i int) { verdicts[i] = v.one(ctx, ver, policy, all[i]) }); err != nil {
+		return err
+	}
+	r := verification{Schema: "hallmark.verification/1", Packages: verdicts}
+	for _, d := range verdicts {
+		switch d.Status {
+		case statusVerified:
+			r.Verified++
+		case statusRefused:
+			r.Refused++
+		default:
+			r.Unreachable++
 		}
 	}
-	verdicts := make([]verdict, len(v.Packages))
-	bad := 0
-	for i, path := range v.Packages {
-		verdicts[i] = v.one(ctx, ver, policy, ch, path)
-		if !verdicts[i].Verified {
-			bad++
-		}
-	}
-	err = env.Result(struct {
-		Schema   string    `json:"schema"`
-		Verified int       `json:"verified"`
-		Refused  int       `json:"refused"`
-		Packages []verdict `json:"packages"`
-	}{"hallmark.verification/1", len(verdicts) - bad, bad, verdicts}, func(w io.Writer) {
+	err = env.Result(r, func(w io.Writer) {
+		matchesText(w, targets, all)
 		for _, d := range verdicts {
 			d.text(w)
 		}
@@ -134,80 +124,166 @@ func (v *verifyCmd) Run(ctx context.Context, env *command.Env) error {
 	if err != nil {
 		return err
 	}
-	if bad > 0 {
-		return &command.Error{Code: command.ExitFailed, Err: fmt.Errorf("%d of %d packages do not verify", bad, len(verdicts))}
-	}
-	return nil
+	return r.error()
 }
 
-func (v *verifyCmd) one(ctx context.Context, ver *attest.Verifier, policy attest.Policy, ch *channel.Channel, path string) (d verdict) {
-	d.Package = path
-	refuse := func(err error) verdict {
-		d.Message = err.Error()
-		d.Code = string(attest.CodeOf(err))
-		if e, ok := errors.AsType[*attest.Error](err); ok {
-			d.Hint = e.Hint
+// targets reads the arguments. Nothing is asked for yet.
+func (v *verifyCmd) targets(ctx context.Context, env *command.Env) ([]*target, error) {
+	args := slices.Clone(v.Packages)
+	if v.FilesFrom != "" {
+		more, err := readLines(env.Stdin, v.FilesFrom)
+		if err != nil {
+			return nil, command.Usage("", fmt.Errorf("--files-from: %w", err))
 		}
+		args = append(args, more...)
+	}
+	if len(args) == 0 {
+		return nil, command.Usage("name packages, or give --files-from", errors.New("no packages"))
+	}
+	for _, s := range v.Subdir {
+		if err := conda.CheckSubdir(s); err != nil {
+			return nil, command.Usage("", fmt.Errorf("--subdir: %w", err))
+		}
+	}
+	if v.Channel == "" && (len(v.Subdir) > 0 || v.Newest) {
+		return nil, command.Usage("give --channel", errors.New("--subdir and --newest are for names in a channel"))
+	}
+	p := &places{transport: store.NewTransport(), open: map[string]*place{}}
+	var in *place
+	if v.Channel != "" {
+		var err error
+		if in, err = p.get(ctx, v.Channel); err != nil {
+			return nil, err
+		}
+	}
+	targets := make([]*target, len(args))
+	for i, arg := range args {
+		var err error
+		if targets[i], err = p.target(ctx, arg, in); err != nil {
+			return nil, err
+		}
+	}
+	return targets, nil
+}
+
+// one verifies one package. What costs least comes first: a package without an attestation is not downloaded.
+func (v *verifyCmd) one(ctx context.Context, ver *attest.Verifier, policy attest.Policy, c candidate) (d verdict) {
+	d.describe(c)
+	material, err := v.material(ctx, c, &d)
+	if err == nil {
+		d.SHA256, d.DigestFrom, err = v.digest(ctx, c)
+	}
+	if err != nil {
+		d.refuse(c, err)
 		return d
 	}
-	digest, err := fileDigest(ctx, path)
+	res, err := verifyMaterial(material, ver, attest.Subject{Filename: c.filename, SHA256: d.SHA256}, policy)
 	if err != nil {
-		return refuse(err)
+		d.refuse(c, err)
+		return d
 	}
-	d.SHA256 = digest
-	subject := attest.Subject{Filename: filepath.Base(path), SHA256: digest}
-	material, err := v.material(ctx, ch, path, subject)
-	if err != nil {
-		return refuse(err)
-	}
-	res, err := verifyMaterial(material, ver, subject, policy)
-	if err != nil {
-		return refuse(err)
-	}
-	d.Verified, d.Warnings, d.Attest = true, res.Warnings, attestationOf(res)
+	d.Status, d.Verified, d.Warnings, d.Attest = statusVerified, true, res.Warnings, attestationOf(res)
 	for _, r := range res.Refused {
 		d.Unverified = append(d.Unverified, refusedEntry{r.Index, r.Err.Error()})
 	}
 	return d
 }
 
-// material returns the bundle or sidecar to verify with.
-func (v *verifyCmd) material(ctx context.Context, ch *channel.Channel, path string, s attest.Subject) ([]byte, error) {
-	if ch == nil {
-		file := v.Bundle
-		if file == "" {
-			file = path + ".sigs"
-		}
-		return readMaterial(file)
+// digest gives the SHA-256 of the package's bytes, and where it is from.
+func (v *verifyCmd) digest(ctx context.Context, c candidate) (sha256, from string, err error) {
+	if c.target.sha256 != "" {
+		return c.target.sha256, digestOfFile, nil
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+	if v.NoDownload {
+		return c.record.SHA256, digestOfIndex, nil // attest refuses what is no digest
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
+	found := false
+	err = again(ctx, func() (err error) {
+		sha256, _, found, err = c.place.ServedDigest(ctx, c.subdir, c.filename)
+		return err
+	})
+	switch {
+	case err != nil:
+		return "", "", err
+	case !found:
+		return "", "", &causeError{causeMissing, "", fmt.Errorf("%s does not serve %s/%s", c.place.name, c.subdir, c.filename)}
+	case c.record != nil && c.record.SHA256 != "" && c.record.SHA256 != sha256:
+		return "", "", &causeError{causeDigest, "", fmt.Errorf("%s lists %s/%s with sha256 %s, and serves other bytes: sha256 %s",
+			c.place.name, c.subdir, c.filename, c.record.SHA256, sha256)}
 	}
-	pkg, err := conda.Read(ctx, f, st.Size(), s.Filename)
-	if err != nil {
-		return nil, err
+	return sha256, digestOfDownload, nil
+}
+
+// material gives the bundle or sidecar to verify with, and notes in d which it is.
+func (v *verifyCmd) material(ctx context.Context, c candidate, d *verdict) ([]byte, error) {
+	if c.err != nil {
+		return nil, c.err
 	}
-	found, err := ch.Find(ctx, pkg.Subdir, s.Filename)
-	if err != nil {
-		return nil, fmt.Errorf("looking for %s/%s in %s: %w", pkg.Subdir, s.Filename, v.Channel, err)
+	if r := c.record; r != nil && c.target.sha256 != "" && r.SHA256 != c.target.sha256 {
+		return nil, &causeError{causeDigest, "", fmt.Errorf("%s lists %s/%s with other bytes: sha256 %s", c.place.name, c.subdir, c.filename, r.SHA256)}
 	}
-	switch rec := found.Record; {
-	case !found.Indexed:
-		return nil, fmt.Errorf("%s does not list %s/%s", v.Channel, pkg.Subdir, s.Filename)
-	case rec.SHA256 != s.SHA256:
-		return nil, fmt.Errorf("%s lists %s/%s with other bytes: sha256 %s", v.Channel, pkg.Subdir, s.Filename, rec.SHA256)
-	case rec.AttestationsSHA256 == "":
-		return nil, fmt.Errorf("%s lists %s/%s without an attestation", v.Channel, pkg.Subdir, s.Filename)
-	default:
+	d.Sidecar = &sidecarUsed{}
+	switch r := c.record; {
+	case v.Bundle != "":
+		d.Sidecar.Kind, d.Sidecar.Name = sidecarFile, v.Bundle
+		return readMaterial(v.Bundle)
+	case c.place == nil:
+		d.Sidecar.Kind, d.Sidecar.Name = sidecarFile, c.path+".sigs"
+		return readMaterial(c.path + ".sigs")
+	case c.sidecar != "":
+		return v.named(ctx, c, d)
+	case r.Advertised:
 		// CEP 50, client requirements 1 to 4: the immutable URL, a size limit, and the hash before any parsing.
-		return ch.AdvertisedSidecar(ctx, pkg.Subdir, s.Filename, rec.AttestationsSHA256)
+		d.Sidecar.Kind, d.Sidecar.Name, d.Sidecar.SHA256 = sidecarAdvertised, c.filename+".sigs."+r.Attestations, r.Attestations
+		var b []byte
+		err := again(ctx, func() (err error) {
+			b, err = c.place.AdvertisedSidecar(ctx, c.subdir, c.filename, r.Attestations)
+			return err
+		})
+		return b, err
 	}
+	// Not CEP 50's, so that no record tells of it: prefix.dev's.
+	b, found, err := v.served(ctx, c, d, ".v0.sigs", sidecarV0)
+	if err == nil && !found {
+		d.Sidecar = nil
+		err = &causeError{causeUnattested, "", fmt.Errorf("%s lists %s/%s without an attestation, and serves no .v0.sigs", c.place.name, c.subdir, c.filename)}
+	}
+	return b, err
+}
+
+// named reads the sidecar whose URL was given.
+func (v *verifyCmd) named(ctx context.Context, c candidate, d *verdict) ([]byte, error) {
+	kind := sidecarMutable
+	sha256, immutable := strings.CutPrefix(c.sidecar, ".sigs.")
+	switch {
+	case immutable:
+		kind = sidecarImmutable
+	case c.sidecar == ".v0.sigs":
+		kind = sidecarV0
+	}
+	b, found, err := v.served(ctx, c, d, c.sidecar, kind)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found:
+		return nil, &attest.Error{Code: attest.CodeSidecarAbsent, Err: fmt.Errorf("%s does not serve %s/%s%s", c.place.name, c.subdir, c.filename, c.sidecar)}
+	case immutable:
+		return b, attest.CheckSidecar(b, sha256)
+	}
+	return b, nil
+}
+
+func (v *verifyCmd) served(ctx context.Context, c candidate, d *verdict, suffix, kind string) (b []byte, found bool, err error) {
+	d.Sidecar.Kind, d.Sidecar.Name = kind, c.filename+suffix
+	err = again(ctx, func() (err error) {
+		b, found, err = c.place.ServedSidecar(ctx, c.subdir, c.filename, suffix)
+		return err
+	})
+	if found {
+		sum := sha256.Sum256(b)
+		d.Sidecar.SHA256 = hex.EncodeToString(sum[:])
+	}
+	return b, found, err
 }
 
 // readFile reads at most limit bytes of a file.
@@ -256,18 +332,4 @@ func verifyMaterial(material []byte, v *attest.Verifier, s attest.Subject, p att
 		return res, err
 	}
 	return v.Verify(material, s, p)
-}
-
-func (d *verdict) text(w io.Writer) {
-	if !d.Verified {
-		fmt.Fprintf(w, "REFUSED   %s\n  cause: %s\n", d.Package, d.Message)
-		if d.Hint != "" {
-			fmt.Fprintf(w, "  hint:  %s\n", d.Hint)
-		}
-		return
-	}
-	fmt.Fprintf(w, "verified  %s  signed by %s at %s\n", d.Package, d.Attest.Identity, d.Attest.SignedAt.Format(time.RFC3339))
-	for _, s := range d.Warnings {
-		fmt.Fprintf(w, "  warning:  %s\n", s)
-	}
 }
