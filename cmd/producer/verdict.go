@@ -106,9 +106,11 @@ func (d *verdict) text(w io.Writer) {
 		return
 	}
 	fmt.Fprintf(w, "verified  %s  signed by %s at %s\n", d.Package, d.Attest.Identity, d.Attest.SignedAt.Format(time.RFC3339))
-	switch d.Sidecar.Kind {
-	case sidecarV0, sidecarMutable, sidecarImmutable:
-		fmt.Fprintf(w, "  sidecar:  %s, which no index was asked for\n", d.Sidecar.Name)
+	switch kind := d.Sidecar.Kind; {
+	case kind == sidecarV0 && d.Index != "":
+		fmt.Fprintf(w, "  sidecar:  %s, which no record advertises\n", d.Sidecar.Name)
+	case kind == sidecarV0, kind == sidecarMutable, kind == sidecarImmutable:
+		fmt.Fprintf(w, "  sidecar:  %s, as given: no record was asked for it\n", d.Sidecar.Name)
 	}
 	if d.DigestFrom == digestOfIndex {
 		fmt.Fprintf(w, "  digest:   as the index has it: the package was not downloaded\n")

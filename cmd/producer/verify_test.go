@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hallmark-attest/hallmark/internal/attest"
 	"github.com/hallmark-attest/hallmark/internal/command"
 	"github.com/hallmark-attest/hallmark/internal/prefix/prefixtest"
 )
@@ -386,7 +387,7 @@ func TestVerifyText(t *testing.T) {
 		t.Fatal(code, out.String(), errb.String())
 	}
 	text := strings.ReplaceAll(out.String(), h.URL, "URL")
-	for _, w := range []string{"emery-k48: 1 package in URL/ch\n", "verified  URL/ch/noarch/" + emery + "  signed by https://github.com/acme/", "  digest:   as the index has it", "  sidecar:  " + emery + ".sigs, which no index was asked for\n"} {
+	for _, w := range []string{"emery-k48: 1 package in URL/ch\n", "verified  URL/ch/noarch/" + emery + "  signed by https://github.com/acme/", "  digest:   as the index has it", "  sidecar:  " + emery + ".sigs, as given: no record was asked for it\n"} {
 		if !strings.Contains(text, w) {
 			t.Errorf("%q is not in\n%s", w, text)
 		}
@@ -409,5 +410,20 @@ func TestVerifyArguments(t *testing.T) {
 	}
 	if len(h.asked) > 0 {
 		t.Errorf("asked for %q", h.asked)
+	}
+}
+
+// TestVerifyPage: docs/verify.md has every cause that verify itself finds.
+func TestVerifyPage(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../../docs/verify.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []string{causeUnreachable, causeDenied, causeUnusable, causeNoIndex, causeIndex, causeUnindexed, causeMissing, causeDigest, causeUnattested,
+		string(attest.CodeSidecarAbsent), string(attest.CodeSidecarDigest), string(attest.CodeSidecarTooLarge)} {
+		if !bytes.Contains(doc, []byte("`"+code+"`")) {
+			t.Errorf("%s is not there", code)
+		}
 	}
 }
