@@ -235,6 +235,15 @@ func TestVerifyLyingServers(t *testing.T) {
 	}
 }
 
+// TestVerifyImmutableURL: the digest in a sidecar's URL is one that its bytes must have.
+func TestVerifyImmutableURL(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.files[h.sidecar] = append(slices.Clone(h.sigs), '\n')
+	code, v, stderr := verify(t, h.URL+h.sidecar)
+	want{1, statusRefused, "sidecar.digest", sidecarImmutable, ""}.check(t, code, v, stderr)
+}
+
 func endless(w http.ResponseWriter, r *http.Request) {
 	for b := make([]byte, 64<<10); ; {
 		if _, err := w.Write(b); err != nil {

@@ -92,7 +92,7 @@ func redirected(req *http.Request, via []*http.Request) error {
 // Redacted is a location without what may be a credential in it: user, password, the /t/TOKEN of conda's channel URLs, query
 // and fragment. It is for messages.
 func Redacted(location string) string {
-	scheme, rest, isURL := strings.Cut(location, "://")
+	scheme, _, isURL := strings.Cut(location, "://")
 	if !isURL {
 		return location
 	}
@@ -100,8 +100,7 @@ func Redacted(location string) string {
 	if err != nil {
 		return scheme + "://…"
 	}
-	rest = u.EscapedPath()
-	parts := strings.Split(rest, "/")
+	parts := strings.Split(u.EscapedPath(), "/")
 	for i, p := range parts[:len(parts)-1] {
 		if (p == "t" || p == "T") && parts[i+1] != "" {
 			parts[i+1] = "…"
