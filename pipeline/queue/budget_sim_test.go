@@ -75,6 +75,12 @@ func (s *simStore) put(ctx context.Context, key string, data []byte, revision ui
 	return nil
 }
 
+func (s *simStore) written() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writes
+}
+
 func (s *simStore) step(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

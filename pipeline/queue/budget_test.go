@@ -90,7 +90,7 @@ func TestRateIsUsed(t *testing.T) {
 				const minutes = 2
 				time.Sleep(minutes * time.Minute)
 				end := time.Now()
-				writes := s.store.writes
+				writes := s.store.written()
 				for _, w := range ws {
 					w.leave()
 				}
