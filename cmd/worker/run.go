@@ -104,6 +104,11 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	defer closeQueue()
 	w.queue, w.budgets = q, q.Budgets(w.id)
 	defer w.budgets.Close()
+	unwatch, err := meters.WatchBudgets(w.budgets.WaitingByUpstream)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unwatch() }()
 	if w.signer != nil {
 		signer := w.signer.Under(w.budgets.Deployment())
 		if w.identity, w.issuer, err = signer.Identity(ctx); err != nil {

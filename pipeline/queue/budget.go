@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -399,6 +400,20 @@ func (b *Budgets) Waiting() []BudgetWait {
 	slices.SortFunc(out, func(x, y BudgetWait) int {
 		return compareKeys(meterKey{x.Campaign, x.Upstream}, meterKey{y.Campaign, y.Upstream})
 	})
+	return out
+}
+
+// WaitingByUpstream is how many callers wait for each upstream: what Waiting tells, for a metric.
+func (b *Budgets) WaitingByUpstream() map[string]int64 {
+	all, out := map[string]int64{}, map[string]int64{}
+	for _, w := range b.Waiting() {
+		if w.Campaign == "" {
+			all[w.Upstream] = int64(w.Waiting) // the campaigns' among them
+		} else {
+			out[w.Upstream] += int64(w.Waiting)
+		}
+	}
+	maps.Copy(out, all)
 	return out
 }
 

@@ -430,3 +430,23 @@ func TestLeaseCountsFromBeforeItsRequest(t *testing.T) {
 		})
 	}
 }
+
+// TestWaitingIsTold: what a worker's callers wait for, and at what rate.
+func TestWaitingIsTold(t *testing.T) {
+	t.Parallel()
+	simulate(t, func(t *testing.T, s *sim) {
+		s.rate("", "rekor", 6)
+		w := s.worker()
+		w.demand("c", "rekor", 40, 0)
+		w.demand("d", "timestamp", 40, 10*time.Millisecond) // has no budget
+		time.Sleep(3 * time.Second)
+		waits := w.Waiting()
+		if len(waits) != 1 || waits[0].Waiting != 40 || waits[0].String() != "waiting for the budget of rekor for the deployment: 6/min" {
+			t.Errorf("%+v", waits)
+		}
+		if n := w.WaitingByUpstream(); len(n) != 1 || n["rekor"] != 40 {
+			t.Errorf("%v", n)
+		}
+		w.leave()
+	})
+}

@@ -38,4 +38,6 @@ const (
 	MetricRetries       = "hallmark.retries"         // counter: attempts to come after a transient error, by stage and cause
 	MetricInFlight      = "hallmark.items.in_flight" // gauge: items between the queue and the ledger
 	MetricPaused        = "hallmark.stage.paused"    // gauge: campaigns whose stage is held back by an outage, by stage and cause
+
+	MetricBudgetWaiting = "hallmark.budget.waiting" // gauge: requests that wait for a rate budget, by upstream
 )
