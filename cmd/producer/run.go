@@ -27,6 +27,7 @@ type grammar struct {
 	Watch   watchCmd   `cmd:"" help:"Print completed attestations as they come."`
 	Verify  verifyCmd  `cmd:"" help:"Verify packages, local or published: by file, URL, or name in a channel."`
 	Channel channelCmd `cmd:"" help:"Look after a channel: take over one that others made, check it, remove packages, collect what is out of use."`
+	Queue   queueCmd   `cmd:"" help:"Look after the queue: compare streams, buckets and consumers with what this version wants, and change them."`
 	Inspect inspectCmd `cmd:"" help:"Show who signed a package, and where that is written. Verifies nothing."`
 	Whoami  whoamiCmd  `cmd:"" help:"Show what would be signed with: whose identity, and where its token comes from. Signs nothing."`
 

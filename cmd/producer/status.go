@@ -96,17 +96,23 @@ func stand(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summary,
 
 // openExisting opens the queue that other commands work with.
 func openExisting(ctx context.Context, env *command.Env, f *command.QueueFlags, to string) (*queue.Queue, func(), error) {
-	if f.NATS == "" && f.State == "" && to == "" {
-		return nil, nil, command.Usage("give --nats URL, or --to CHANNEL (or --state DIR) for the state of publish on this machine",
-			errors.New("which queue?"))
-	}
-	if to != "" {
-		var err error
-		if to, err = command.Absolute(to); err != nil {
-			return nil, nil, err
-		}
+	to, err := whichQueue(f, to)
+	if err != nil {
+		return nil, nil, err
 	}
 	return f.Open(ctx, env, to)
+}
+
+// whichQueue refuses a command line that names no queue, and makes to absolute.
+func whichQueue(f *command.QueueFlags, to string) (string, error) {
+	if f.NATS == "" && f.State == "" && to == "" {
+		return "", command.Usage("give --nats URL, or --to CHANNEL (or --state DIR) for the state of publish on this machine",
+			errors.New("which queue?"))
+	}
+	if to == "" {
+		return "", nil
+	}
+	return command.Absolute(to)
 }
 
 // estimate adds the rate over the last minute, and what it means for the rest.

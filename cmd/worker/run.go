@@ -163,10 +163,7 @@ func (w *worker) work(ctx context.Context) error {
 	running := map[string]context.CancelFunc{}
 	for change, err := range w.queue.Campaigns().Watch(ctx) {
 		if err != nil {
-			if ctx.Err() != nil {
-				break
-			}
-			w.env.Log.Error("a campaign cannot be read", "error", err)
+			w.env.Log.Error("a campaign cannot be read; others are served", "error", err)
 			continue
 		}
 		c := change.Campaign

@@ -263,21 +263,47 @@ func (f *QueueFlags) StateDir(to string) (string, error) {
 // Open connects to the server, or starts the embedded one with its state for the channel to. The returned function ends
 // both.
 func (f *QueueFlags) Open(ctx context.Context, env *Env, to string) (*queue.Queue, func(), error) {
+	nc, o, closeAll, err := f.Connect(ctx, env, to)
+	if err != nil {
+		return nil, nil, err
+	}
+	q, err := queue.Open(ctx, nc, o)
+	if err != nil {
+		closeAll()
+		if _, ok := errors.AsType[*queue.StreamMismatchError](err); ok || f.NATS != "" {
+			err = &Error{Code: ExitUsage, Err: err, Hint: f.mismatchHint(err)}
+		}
+		return nil, nil, err
+	}
+	return q, closeAll, nil
+}
+
+// mismatchHint says what to do about a queue with other settings; "" if err is about something else.
+func (f *QueueFlags) mismatchHint(err error) string {
+	if _, ok := errors.AsType[*queue.StreamMismatchError](err); !ok {
+		return ""
+	}
+	where := ""
+	if f.NATS == "" {
+		where = " with the same --state or --to"
+	}
+	return "see all differences with `producer queue check`" + where + ", and remove them with `producer queue migrate`"
+}
+
+// Connect is Open without a look at the streams.
+func (f *QueueFlags) Connect(ctx context.Context, env *Env, to string) (*queue.Conn, queue.Options, func(), error) {
+	o := queue.Options{Replicas: f.Replicas, Log: env.Log}
 	if f.NATS != "" {
 		nc, err := queue.Connect(ctx, f.NATS, queue.ConnectOptions{CredsFile: f.Creds, Log: env.Log})
 		if err != nil {
-			return nil, nil, &Error{Code: ExitUsage, Err: err, Hint: "check --nats and that the server runs with JetStream"}
+			return nil, o, nil, &Error{Code: ExitUsage, Err: err, Hint: "check --nats and that the server runs with JetStream"}
 		}
-		q, err := queue.Open(ctx, nc, queue.Options{Replicas: f.Replicas, Log: env.Log})
-		if err != nil {
-			nc.Close()
-			return nil, nil, &Error{Code: ExitUsage, Err: err}
-		}
-		return q, nc.Close, nil
+		return nc, o, nc.Close, nil
 	}
+	o.Replicas = 0 // an embedded server is alone
 	dir, err := f.StateDir(to)
 	if err != nil {
-		return nil, nil, err
+		return nil, o, nil, err
 	}
 	srv, err := queue.Embed(dir, queue.EmbedOptions{Listen: f.Listen, Log: env.Log})
 	if err != nil {
@@ -285,20 +311,15 @@ func (f *QueueFlags) Open(ctx context.Context, env *Env, to string) (*queue.Queu
 		if errors.Is(err, queue.ErrInUse) {
 			hint = "wait for the other run, or give this one its own --state DIR"
 		}
-		return nil, nil, &Error{Code: ExitUsage, Err: err, Item: dir, Hint: hint}
+		return nil, o, nil, &Error{Code: ExitUsage, Err: err, Item: dir, Hint: hint}
 	}
+	o.Died = srv.Died()
 	nc, err := srv.Connect(queue.ConnectOptions{Log: env.Log})
 	if err != nil {
 		srv.Close()
-		return nil, nil, err
+		return nil, o, nil, err
 	}
-	q, err := queue.Open(ctx, nc, queue.Options{Died: srv.Died(), Log: env.Log})
-	if err != nil {
-		nc.Close()
-		srv.Close()
-		return nil, nil, err
-	}
-	return q, func() { nc.Close(); srv.Close() }, nil
+	return nc, o, func() { nc.Close(); srv.Close() }, nil
 }
 
 // SameCampaign says how two descriptions of a campaign differ, or returns nil.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 
@@ -114,45 +113,6 @@ func (b Campaigns) Update(ctx context.Context, c *pipeline.Campaign, revision ui
 		return 0, fmt.Errorf("changing campaign %s: %w", c.Name, err)
 	}
 	return rev, nil
-}
-
-// Change is a campaign as it is since a revision.
-type Change struct {
-	Campaign *pipeline.Campaign
-	Revision uint64
-}
-
-// Watch yields every campaign as it is now, and then every change, until ctx ends or the loop is left. A campaign that
-// cannot be read is yielded as an error, and watching goes on.
-func (b Campaigns) Watch(ctx context.Context) iter.Seq2[Change, error] {
-	return func(yield func(Change, error) bool) {
-		w, err := b.q.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
-		if err != nil {
-			yield(Change{}, fmt.Errorf("watching campaigns: %w", err))
-			return
-		}
-		defer w.Stop()
-		for {
-			select {
-			case e, ok := <-w.Updates():
-				if !ok {
-					if ctx.Err() == nil {
-						yield(Change{}, errors.New("watching campaigns: connection closed"))
-					}
-					return
-				}
-				if e == nil {
-					continue
-				}
-				c, err := decodeCampaign(e)
-				if !yield(Change{c, e.Revision()}, err) {
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}
 }
 
 // Close ends a campaign: its state becomes closed, its jobs are purged and its consumers deleted; its events and what is

@@ -240,17 +240,17 @@ func (l *ledger) countRare(ctx context.Context, entries []*entry) rare {
 	if !slices.ContainsFunc(entries, common) {
 		return r
 	}
-	skips, err := l.q.count(ctx, StreamEvents, unknownFilter(string(pipeline.OutcomeSkipped), l.c.Name))
-	var aborts uint64
+	skips, err := l.q.exists(ctx, StreamEvents, unknownFilter(string(pipeline.OutcomeSkipped), l.c.Name))
+	var aborts bool
 	if err == nil {
-		aborts, err = l.q.count(ctx, StreamEvents, eventFilter(string(OutcomeAborted), l.c.Name))
+		aborts, err = l.q.exists(ctx, StreamEvents, eventFilter(string(OutcomeAborted), l.c.Name))
 	}
 	for _, e := range entries {
 		if err != nil && common(e) {
 			e.err = err
 		}
 	}
-	return rare{earlySkips: skips > 0, aborts: aborts > 0}
+	return rare{earlySkips: skips, aborts: aborts}
 }
 
 // rivals are the places of what would make the entry's outcome a second one. A look-up with wildcards takes the server
@@ -387,8 +387,8 @@ func (l *ledger) leaveQuarantine(ctx context.Context, entries []*entry) {
 	if len(todo) == 0 {
 		return
 	}
-	n, err := l.q.count(ctx, StreamQuarantine, quarantineFilter(l.c.Name))
-	if err == nil && n == 0 {
+	some, err := l.q.exists(ctx, StreamQuarantine, quarantineFilter(l.c.Name))
+	if err == nil && !some {
 		return
 	}
 	var g errgroup.Group

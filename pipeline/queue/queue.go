@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,20 +44,12 @@ type Queue struct {
 }
 
 // Open creates the streams and the buckets where they do not exist, and checks them where they do. A stream
-// with other settings is left as it is: the error is a *StreamMismatchError. Where all exist, Open needs no permission
+// with other settings is left as it is: the error is a *StreamMismatchError (see Check and Migrate). Where all exist, Open needs no permission
 // but to ask for their info.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
-	q := &Queue{nc: nc, died: o.Died, log: o.Log, timeout: cmp.Or(o.Timeout, 10*time.Second)}
-	if q.log == nil {
-		q.log = slog.Default()
-	}
-	var err error
-	q.js, err = jetstream.New(nc,
-		jetstream.WithDefaultTimeout(q.timeout),
-		jetstream.WithPublishAsyncMaxPending(asyncPending),
-		jetstream.WithPublishAsyncTimeout(q.timeout))
+	q, err := attach(nc, o)
 	if err != nil {
-		return nil, fmt.Errorf("opening the queue: %w", err)
+		return nil, err
 	}
 	for _, cfg := range streams(o) {
 		if err := q.ensureStream(ctx, cfg); err != nil {
@@ -106,33 +97,41 @@ func (q *Queue) count(ctx context.Context, stream, filter string) (uint64, error
 	return n + 1, nil
 }
 
-// exists reports whether the stream holds a message on the subject. It asks the stream's leader, never a replica that may
-// be behind: decisions about outcomes hang on the answer.
+// exists reports whether the stream holds a message on the subject, which may have wildcards.
 func (q *Queue) exists(ctx context.Context, stream, subject string) (bool, error) {
+	n, err := q.lastOn(ctx, stream, subject)
+	return n > 0, err
+}
+
+// lastOn is the sequence number of the stream's last message on the subject, which may have wildcards; 0 if there is none.
+// It asks the stream's leader, never a replica that may be behind: decisions about outcomes hang on the answer.
+func (q *Queue) lastOn(ctx context.Context, stream, subject string) (uint64, error) {
 	ctx, cancel := q.within(ctx)
 	defer cancel()
 	req, _ := json.Marshal(map[string]any{"last_by_subj": subject})
 	m, err := q.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, req)
 	if err != nil {
-		return false, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
+		return 0, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
 	}
 	var resp struct {
 		Error   *jetstream.APIError `json:"error"`
-		Message *struct{}           `json:"message"`
+		Message *struct {
+			Sequence uint64 `json:"seq"`
+		} `json:"message"`
 	}
 	if err := json.Unmarshal(m.Data, &resp); err != nil {
-		return false, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
+		return 0, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
 	}
 	if resp.Error != nil {
 		if resp.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return false, nil
+			return 0, nil
 		}
-		return false, fmt.Errorf("looking for %s in %s: %w", subject, stream, resp.Error)
+		return 0, fmt.Errorf("looking for %s in %s: %w", subject, stream, resp.Error)
 	}
-	if resp.Message == nil {
-		return false, fmt.Errorf("looking for %s in %s: %w", subject, stream, errors.New("answer has neither a message nor an error"))
+	if resp.Message == nil || resp.Message.Sequence == 0 {
+		return 0, fmt.Errorf("looking for %s in %s: %w", subject, stream, errors.New("answer has neither a message nor an error"))
 	}
-	return true, nil
+	return resp.Message.Sequence, nil
 }
 
 // purge removes what the stream holds under the filter.

@@ -51,21 +51,13 @@ func (q *Queue) Source(ctx context.Context, campaign, segment string, o SourceOp
 		return nil, fmt.Errorf("taking items of campaign %s: %w", campaign, ErrClosed)
 	}
 	name := ConsumerName(campaign, segment)
-	cfg := jetstream.ConsumerConfig{
-		Durable:       name,
-		Description:   "Items of campaign " + campaign + " in segment " + segment,
-		FilterSubject: jobFilter(segment, campaign),
-		DeliverPolicy: jetstream.DeliverAllPolicy,
-		AckPolicy:     jetstream.AckExplicitPolicy,
-		AckWait:       cmp.Or(o.AckWait, time.Minute),
-		// The server never gives up on an item: an outage of any length sets nothing aside. No BackOff either, which
-		// would replace AckWait and add to the delay of a release.
-		MaxDeliver:    -1,
-		MaxAckPending: cmp.Or(o.MaxAckPending, 10000),
-	}
+	cfg := consumerConfig(campaign, segment, o)
 	cons, err := q.js.Consumer(ctx, StreamJobs, name)
 	if err == nil {
 		have := cons.CachedInfo().Config
+		if ds := compareConsumer(have, campaign, segment); len(ds) > 0 {
+			return nil, &StreamMismatchError{Stream: StreamJobs, Consumer: name, Differences: ds}
+		}
 		cfg.MaxAckPending = max(cfg.MaxAckPending, have.MaxAckPending)
 		if o.AckWait == 0 {
 			cfg.AckWait = have.AckWait

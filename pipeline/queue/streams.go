@@ -5,35 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
-
-// Difference is one setting of a stream that is not what the pipeline needs.
-type Difference struct {
-	Setting, Have, Want string
-}
-
-// StreamMismatchError says that a stream exists with other settings. Nothing has been changed.
-type StreamMismatchError struct {
-	Stream      string
-	Differences []Difference
-}
-
-func (e *StreamMismatchError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "stream %s exists with other settings:", e.Stream)
-	for i, d := range e.Differences {
-		if i > 0 {
-			b.WriteByte(';')
-		}
-		fmt.Fprintf(&b, " %s is %s, want %s", d.Setting, d.Have, d.Want)
-	}
-	return b.String()
-}
 
 // streams are the streams that Open ensures. Numbers that the caller left open are 0 here.
 func streams(o Options) []jetstream.StreamConfig {
@@ -69,42 +44,13 @@ func streams(o Options) []jetstream.StreamConfig {
 	}}
 }
 
-// compare lists what of have is not as wanted.
-func compare(have, want jetstream.StreamConfig) []Difference {
-	var ds []Difference
-	add := func(setting string, differ bool, h, w any) {
-		if differ {
-			ds = append(ds, Difference{setting, fmt.Sprint(h), fmt.Sprint(w)})
-		}
-	}
-	add("subjects", !slices.Equal(have.Subjects, want.Subjects), have.Subjects, want.Subjects)
-	add("retention", have.Retention != want.Retention, have.Retention, want.Retention)
-	add("storage", have.Storage != want.Storage, have.Storage, want.Storage)
-	add("discard", have.Discard != want.Discard, have.Discard, want.Discard)
-	add("discard_new_per_subject", have.DiscardNewPerSubject != want.DiscardNewPerSubject, have.DiscardNewPerSubject, want.DiscardNewPerSubject)
-	add("max_msgs_per_subject", have.MaxMsgsPerSubject != want.MaxMsgsPerSubject, have.MaxMsgsPerSubject, want.MaxMsgsPerSubject)
-	add("compression", have.Compression != want.Compression, have.Compression, want.Compression)
-	add("deny_delete", have.DenyDelete != want.DenyDelete, have.DenyDelete, want.DenyDelete)
-	add("deny_purge", have.DenyPurge != want.DenyPurge, have.DenyPurge, want.DenyPurge)
-	add("allow_direct", have.AllowDirect != want.AllowDirect, have.AllowDirect, want.AllowDirect)
-	add("allow_atomic", have.AllowAtomicPublish != want.AllowAtomicPublish, have.AllowAtomicPublish, want.AllowAtomicPublish)
-	add("max_bytes", want.MaxBytes != 0 && have.MaxBytes != want.MaxBytes, have.MaxBytes, want.MaxBytes)
-	add("max_age", want.MaxAge != 0 && have.MaxAge != want.MaxAge, have.MaxAge, want.MaxAge)
-	add("duplicate_window", want.Duplicates != 0 && have.Duplicates != want.Duplicates, have.Duplicates, want.Duplicates)
-	add("num_replicas", want.Replicas != 0 && have.Replicas != want.Replicas, have.Replicas, want.Replicas)
-	// Settings that the pipeline never asks for and that would lose messages.
-	add("max_msgs", have.MaxMsgs > 0, have.MaxMsgs, "unlimited")
-	add("sealed", have.Sealed, have.Sealed, false)
-	add("no_ack", have.NoAck, have.NoAck, false)
-	add("max_age", want.Name != StreamEvents && have.MaxAge != 0, have.MaxAge, "unlimited")
-	return ds
-}
-
 func (q *Queue) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	s, err := q.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if want.Replicas, err = q.replicas(ctx, want.Replicas); err != nil {
+			return err
+		}
 		create := want
-		create.Replicas = cmp.Or(want.Replicas, 1)
 		create.MaxBytes = cmp.Or(want.MaxBytes, -1)
 		s, err = q.js.CreateStream(ctx, create)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody was first
@@ -146,12 +92,43 @@ func buckets(o Options) []jetstream.KeyValueConfig {
 	}
 }
 
+// bucketStream is what the stream under a bucket has to be like.
+func bucketStream(b jetstream.KeyValueConfig) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: "KV_" + b.Bucket, Subjects: []string{"$KV." + b.Bucket + ".>"},
+		Retention: jetstream.LimitsPolicy, Storage: b.Storage, Discard: jetstream.DiscardNew,
+		MaxMsgsPerSubject: int64(b.History), MaxAge: b.TTL, Replicas: b.Replicas,
+		DenyDelete: true, AllowRollup: true, AllowDirect: true,
+	}
+}
+
+// replicas is how many a new stream gets: as many as are asked for, else as many as the other streams have. A version that
+// brings a new bucket to a cluster must not leave it with one replica.
+func (q *Queue) replicas(ctx context.Context, asked int) (int, error) {
+	if asked != 0 {
+		return asked, nil
+	}
+	most := 1
+	for _, a := range assets(Options{}) {
+		s, err := q.js.Stream(ctx, a.want.Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("asking for stream %s: %w", a.want.Name, err)
+		}
+		most = max(most, s.CachedInfo().Config.Replicas)
+	}
+	return most, nil
+}
+
 func (q *Queue) ensureBucket(ctx context.Context, want jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	kv, err := q.js.KeyValue(ctx, want.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		create := want
-		create.Replicas = cmp.Or(want.Replicas, 1)
-		kv, err = q.js.CreateKeyValue(ctx, create)
+		if want.Replicas, err = q.replicas(ctx, want.Replicas); err != nil {
+			return nil, err
+		}
+		kv, err = q.js.CreateKeyValue(ctx, want)
 		if errors.Is(err, jetstream.ErrBucketExists) { // somebody was first
 			kv, err = q.js.KeyValue(ctx, want.Bucket)
 		}
@@ -159,26 +136,12 @@ func (q *Queue) ensureBucket(ctx context.Context, want jetstream.KeyValueConfig)
 	if err != nil {
 		return nil, fmt.Errorf("opening bucket %s: %w", want.Bucket, err)
 	}
-	st, err := kv.Status(ctx)
+	s, err := q.js.Stream(ctx, bucketStream(want).Name)
 	if err != nil {
 		return nil, fmt.Errorf("opening bucket %s: %w", want.Bucket, err)
 	}
-	var ds []Difference
-	if st.TTL() != want.TTL {
-		life := "unlimited"
-		if want.TTL > 0 {
-			life = want.TTL.String()
-		}
-		ds = append(ds, Difference{"max_age", st.TTL().String(), life})
-	}
-	if r := st.Config().Replicas; want.Replicas != 0 && r != want.Replicas {
-		ds = append(ds, Difference{"num_replicas", fmt.Sprint(r), fmt.Sprint(want.Replicas)})
-	}
-	if st.Config().Storage != want.Storage {
-		ds = append(ds, Difference{"storage", st.Config().Storage.String(), want.Storage.String()})
-	}
-	if len(ds) > 0 {
-		return nil, &StreamMismatchError{Stream: "KV_" + want.Bucket, Differences: ds}
+	if ds := compare(s.CachedInfo().Config, bucketStream(want)); len(ds) > 0 {
+		return nil, &StreamMismatchError{Stream: bucketStream(want).Name, Differences: ds}
 	}
 	return kv, nil
 }
