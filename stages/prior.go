@@ -29,9 +29,9 @@ type prior struct {
 
 // Find looks for the item's package in the channel. It returns
 //   - nil, with nothing set, if the package is not there or carries no attestation that the campaign's policy accepts;
-//   - nil, with Bundle and Signature set, if it does but is not, or may not be, published and announced yet, or if an
-//     attestation that the item brings is not there; attestations of the other predicate types that the policy requires
-//     become Riders;
+//   - nil, with Bundle and Signature set, if it carries a publish attestation that is, but is not, or may not be, published and
+//     announced yet, or if an attestation that the item brings is not there;
+//   - in either case with Riders: what is there of the other predicate types that the policy requires;
 //   - a skip if it is published with these bytes and all that the policy requires, before the campaign began;
 //   - a permanent error if the channel has other bytes under the name.
 //
@@ -63,9 +63,6 @@ func (p *prior) Find(ctx context.Context, it *pipeline.Item) error {
 		return nil // the stage upload will say so
 	}
 	has := p.counts.look(elements, attest.Subject{Filename: it.Filename, SHA256: pkg.SHA256})
-	if has.publish == nil {
-		return nil // nothing that counts: sign, and add
-	}
 	brought := len(it.Brought)+len(it.Riders) > 0
 	all := has.complete
 	for _, b := range it.Brought {
@@ -74,18 +71,19 @@ func (p *prior) Find(ctx context.Context, it *pipeline.Item) error {
 	for _, r := range it.Riders {
 		all = all && contains(elements, r.Bundle)
 	}
-	before := has.publish.SignedAt.Before(p.campaign.Created)
-	if brought {
-		before = !modified.IsZero() && modified.Before(p.campaign.Created)
-	}
-	digest := sha256.Sum256(sidecar)
-	skip := all && before && found.Record.SHA256 == pkg.SHA256 && found.Record.AttestationsSHA256 == hex.EncodeToString(digest[:])
-	it.Bundle = has.bundle
-	it.Signature = sign.Signature(has.publish)
-	it.Signature.Found = true
-	if skip {
-		return pipeline.Skip("channel.published", "already published with these bytes, signed by %s at %s",
-			has.publish.Identity, has.publish.SignedAt.UTC().Format(time.RFC3339))
+	if has.publish != nil { // else sign, and add
+		it.Bundle = has.bundle
+		it.Signature = sign.Signature(has.publish)
+		it.Signature.Found = true
+		before := has.publish.SignedAt.Before(p.campaign.Created)
+		if brought {
+			before = !modified.IsZero() && modified.Before(p.campaign.Created)
+		}
+		digest := sha256.Sum256(sidecar)
+		if all && before && found.Record.SHA256 == pkg.SHA256 && found.Record.AttestationsSHA256 == hex.EncodeToString(digest[:]) {
+			return pipeline.Skip("channel.published", "already published with these bytes, signed by %s at %s",
+				has.publish.Identity, has.publish.SignedAt.UTC().Format(time.RFC3339))
+		}
 	}
 	for _, r := range has.riders {
 		if !it.Carries(r.Bundle) {

@@ -163,12 +163,18 @@ func (f *folders) bring(dir, name string) ([]pipeline.Bundle, error) {
 	return all, nil
 }
 
-// readBrought reads a file with one bundle, with an array of them, or with one on each line.
+// readBrought reads a file with attestations.
 func readBrought(file string) ([]pipeline.Bundle, error) {
 	b, err := readMaterial(file)
 	if err != nil {
 		return nil, err
 	}
+	return parseBrought(file, b)
+}
+
+// parseBrought takes one bundle, an array of them, or one on each line, as the file's name says; bundles are JSON objects,
+// and what they say is not looked at.
+func parseBrought(file string, b []byte) ([]pipeline.Bundle, error) {
 	var bundles []pipeline.Bundle
 	if strings.HasSuffix(file, endLines) {
 		for i, line := range bytes.Split(b, []byte("\n")) {

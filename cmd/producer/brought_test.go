@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -98,5 +100,56 @@ func TestBring(t *testing.T) {
 	}
 	if b, err := bring("/x/a-1-0.conda"); b != nil || err != nil {
 		t.Error(b, err)
+	}
+}
+
+// FuzzParseBrought: whatever is in a file, what comes of it are objects that cross the queue unchanged.
+func FuzzParseBrought(f *testing.F) {
+	for _, name := range []string{"a.conda.sigstore.json", "a.conda.intoto.jsonl", "a.conda.sigs"} {
+		for _, data := range []string{"{}", `[{"a":1},{}]`, "{}\n{\"a\":[1]}\n", "[", "\xff", " "} {
+			f.Add(name, []byte(data))
+		}
+	}
+	f.Fuzz(func(t *testing.T, name string, data []byte) {
+		bundles, err := parseBrought(name, data)
+		if (len(bundles) == 0) != (err != nil) {
+			t.Fatalf("%d bundles and error %v", len(bundles), err)
+		}
+		for _, b := range bundles {
+			if b[0] != '{' || !json.Valid(b) || !bytes.Contains(data, b) {
+				t.Fatalf("%q is no object of %q", b, data)
+			}
+		}
+	})
+}
+
+// TestInputsDigest: another policy, or other attestations, are another campaign.
+func TestInputsDigest(t *testing.T) {
+	t.Parallel()
+	seen := map[string]string{}
+	for name, tt := range map[string]struct {
+		policy  *pipeline.Policy
+		noSign  bool
+		brought []pipeline.Bundle
+	}{
+		"none":           {},
+		"a policy":       {policy: pipeline.NewPolicy([]byte("a"))},
+		"another":        {policy: pipeline.NewPolicy([]byte("b"))},
+		"nothing signed": {policy: pipeline.NewPolicy([]byte("a")), noSign: true},
+		"brought":        {brought: []pipeline.Bundle{[]byte("{}")}},
+	} {
+		c := &pipeline.Campaign{To: "/x", Policy: tt.policy, NoSign: tt.noSign}
+		digest := func() string {
+			it := &pipeline.Item{ID: pipeline.ItemID("s", "", "", "", "f", "p", tt.brought...), Brought: tt.brought}
+			return inputsDigest(c, []*pipeline.Item{it})
+		}
+		d := digest()
+		if d != digest() {
+			t.Errorf("%s: not the same when it is run again", name)
+		}
+		if other, ok := seen[d]; ok {
+			t.Errorf("%s and %s are one campaign", name, other)
+		}
+		seen[d] = name
 	}
 }

@@ -39,7 +39,7 @@ func (f *PolicyFlags) Freeze(env *Env, c *pipeline.Campaign) error {
 		return &Error{Code: ExitUsage, Item: f.Policy, Hint: hint, Err: fmt.Errorf("the policy: %w", err)}
 	}
 	for _, w := range p.Warnings() {
-		fmt.Fprintf(env.Stderr, "warning: %s: %s\n", f.Policy, w)
+		env.Log.Warn("the policy", "file", f.Policy, "warning", w)
 	}
 	return nil
 }

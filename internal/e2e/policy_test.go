@@ -266,6 +266,16 @@ func TestRiders(t *testing.T) {
 		t.Errorf("with one more, again: %+v", s)
 	}
 
+	// A required type that only the channel has counts, too: another signer may join.
+	other := policyFile(t, provenanceBy("required", "acme/builder"), "acme/partner")
+	if s := decode[campaign](t, runEnv(t, as("acme/partner"), programs.producer, append(p.publish(packages[0]), "--policy", other)...).want(t, 0)); s.Published != 1 {
+		t.Errorf("%+v", s)
+	}
+	if n := len(bundles(t, sidecarOf(t, p.channel, packages[0]))); n != 3 {
+		t.Errorf("%d bundles, want 3", n)
+	}
+	verify(packages[0], other).want(t, 0)
+
 	// What is refused: a type that the policy does not name, one by the wrong signer, and a required one that is missing.
 	for name, tt := range map[string]struct {
 		policy, cause string
