@@ -391,3 +391,56 @@ func TestNoSignOnAServer(t *testing.T) {
 		t.Errorf("the worker does not say why it leaves the other campaign alone: %s", w.stderr())
 	}
 }
+
+// TestKilledWithRiders: a campaign whose attestations are all brought along is killed. Each package is told as published all
+// the same, by the run that goes on: what was signed long before the campaign is no sign that it was done before.
+func TestKilledWithRiders(t *testing.T) {
+	t.Parallel()
+	const n = 24
+	packages := samples(t, n, 46)
+	from, dir := newPlace(t), t.TempDir()
+	run(t, programs.producer, from.publish(packages...)...).want(t, 0)
+	provenance := attestBuild(t, "acme/builder", packages...)
+	for _, pkg := range packages {
+		bring(t, dir, pkg, ".sigs", sidecarOf(t, from.channel, pkg))
+		bring(t, dir, pkg, ".provenance.sigstore.json", provenance)
+	}
+	policy := policyFile(t, provenanceBy("required", "acme/builder"), "acme/feedstock")
+	for _, sidecars := range []int{n / 2, n} {
+		t.Run(fmt.Sprintf("at %d of %d", sidecars, n), func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			args := append(p.publish(packages...), "--policy", policy, "--no-sign", "--attestation-dir", dir)
+			c := command(t.Context(), nobody(), programs.producer, args...)
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			waitForSidecars(t, p.channel, sidecars, c)
+			_ = c.Process.Kill()
+			_ = c.Wait()
+			invariants(t, p.channel)
+			runEnv(t, nobody(), programs.producer, args...).want(t, 0)
+			published := 0
+			all := decode[struct{ Campaigns []campaign }](t, run(t, programs.producer, "status", "--json", "--all", "--state", p.state).want(t, 0))
+			for _, c := range all.Campaigns {
+				published += c.Published
+			}
+			if published != n {
+				t.Errorf("%d packages are told as published, want %d: %+v", published, n, all.Campaigns)
+			}
+			check(t, p.channel, n, subdirs(t, p.channel)...)
+			for _, pkg := range packages {
+				if side := bundles(t, sidecarOf(t, p.channel, pkg)); len(side) != 2 || !bytes.Equal(side[1], bytes.TrimSpace(provenance)) {
+					t.Errorf("%s has %d attestations", pkg, len(side))
+				}
+			}
+			before := tree(t, p.channel)
+			if s := decode[campaign](t, runEnv(t, nobody(), programs.producer, args...).want(t, 0)); s.Skipped != n {
+				t.Errorf("again: %+v", s)
+			}
+			if d := cmp.Diff(before, tree(t, p.channel)); d != "" {
+				t.Errorf("the channel was changed: %s", d)
+			}
+		})
+	}
+}

@@ -215,3 +215,17 @@ func TestBrought(t *testing.T) {
 		})
 	}
 }
+
+// TestSignedByAnotherThanItSays: what is made here is by the campaign's signer, also where the policy would accept another.
+func TestSignedByAnotherThanItSays(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	o := testOptions()
+	o.Policy = testPolicy(nil)
+	st := &stub{identity: testIdentity, issuer: testIssuer, bundle: f.signAs(t, "https://other", testStatement(t))}
+	it := testItem()
+	wantError(t, New(st, must(attest.NewVerifier(f.trust()))(t), o).Run(t.Context(), it), pipeline.KindFatal, "identity.mismatch")
+	if it.Bundle != nil {
+		t.Error("the item got the bundle")
+	}
+}
