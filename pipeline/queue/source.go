@@ -66,6 +66,9 @@ func (q *Queue) Source(ctx context.Context, campaign, segment string, o SourceOp
 			cfg.PauseUntil = have.PauseUntil
 			cons, err = q.js.UpdateConsumer(ctx, StreamJobs, cfg)
 		}
+		if err == nil && q.died && have.PauseUntil == nil {
+			cons, err = q.orphans(ctx, cons)
+		}
 	} else if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		cons, err = q.js.CreateOrUpdateConsumer(ctx, StreamJobs, cfg)
 	}
@@ -74,6 +77,30 @@ func (q *Queue) Source(ctx context.Context, campaign, segment string, o SourceOp
 	}
 	// The ledger's encoder may be nil: then malformed messages leave no event.
 	return &source{q: q, cons: cons, c: c, segment: segment, o: o, ledger: &ledger{q: q, c: c, enc: o.Encoder}, log: q.log}, nil
+}
+
+// orphanWait is what counts as an item without a sign of life right after its worker's death.
+const orphanWait = time.Second
+
+// orphans has the items handed out again at once that the dead process held. It was the server as well, so nobody else holds
+// one: there is no need to wait for their signs of life for a whole AckWait. A worker of another process that is connected
+// to this server is back by then and tells of its items again; at worst one is handed out twice.
+func (q *Queue) orphans(ctx context.Context, cons jetstream.Consumer) (jetstream.Consumer, error) {
+	cfg := cons.CachedInfo().Config
+	if cons.CachedInfo().NumAckPending == 0 || cfg.AckWait <= orphanWait {
+		return cons, nil
+	}
+	short := cfg
+	short.AckWait = orphanWait
+	if _, err := q.js.UpdateConsumer(ctx, StreamJobs, short); err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(orphanWait + orphanWait/2): // the server has looked by then
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return q.js.UpdateConsumer(ctx, StreamJobs, cfg)
 }
 
 type source struct {
