@@ -96,11 +96,7 @@ func asker(interpreter, program string) func(testing.TB, []question) []string {
 // askCosign asks cosign's command, once for each.
 func askCosign(t testing.TB, all []question) []string {
 	answers := make([]string, len(all))
-	var index []int
-	for i := range all {
-		index = append(index, i)
-	}
-	each(index, func(i int) {
+	each(indexes(len(all)), func(i int) {
 		q := all[i]
 		r := runEnv(t, nil, programs.cosign, "verify-blob-attestation", "--bundle", q.Bundle, "--trusted-root", q.TrustedRoot,
 			"--type", q.PredicateType, "--certificate-identity", q.Identity, "--certificate-oidc-issuer", q.Issuer, q.File)
@@ -109,6 +105,14 @@ func askCosign(t testing.TB, all []question) []string {
 		}
 	})
 	return answers
+}
+
+func indexes(n int) []int {
+	list := make([]int, n)
+	for i := range list {
+		list[i] = i
+	}
+	return list
 }
 
 // askHallmark asks producer verify, once for each set of flags; an answer begins with the code.
