@@ -43,15 +43,27 @@ type Campaign struct {
 	StoreGitHub bool `json:"storeGitHub,omitempty"`
 	// Inputs is a digest over what was submitted, for finding an interrupted run of the same command.
 	Inputs string `json:"inputs,omitempty"`
+	// Changed is when the state was last changed, and Reason what the operator who did it said.
+	Changed time.Time `json:"changed,omitzero"`
+	Reason  string    `json:"reason,omitempty"`
+	// Frozen is how many items the campaign had when it was closed; 0 before. Their jobs are purged then, up to the place
+	// FrozenAt in the queue. A campaign that was reopened keeps both and takes no new items.
+	Frozen   uint64 `json:"frozen,omitempty"`
+	FrozenAt uint64 `json:"frozenAt,omitempty"`
 }
 
 // State is a campaign's state.
 type State string
 
 const (
-	StateOpen   State = "open"   // items may be added and are worked on
-	StateClosed State = "closed" // finished; its jobs are purged, its ledger stays
+	StateOpen     State = "open"     // items may be added and are worked on
+	StatePaused   State = "paused"   // items may be added; none is handed out, what is in flight finishes
+	StateAborting State = "aborting" // no items may be added; what is in flight finishes, the rest is recorded as aborted
+	StateClosed   State = "closed"   // finished; its jobs are purged, its ledger stays
 )
+
+// TakesItems reports whether items may be enqueued in a campaign of this state. A state that is not known takes none.
+func (s State) TakesItems() bool { return s == StateOpen || s == StatePaused }
 
 var campaignName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 

@@ -22,6 +22,9 @@ type Item struct {
 	Filename string `json:"filename"`
 	// Expected is the SHA-256 (lower-case hex) that the submitter gave or saw; "" if the bytes could not be read then.
 	Expected string `json:"expected,omitempty"`
+	// Retry is how often the item has come back from quarantine, and Tried how many attempts it had had by then.
+	Retry int `json:"retry,omitempty"`
+	Tried int `json:"tried,omitempty"`
 
 	// Package is what the hash stage read.
 	Package Package `json:"package,omitzero"`

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/command"
@@ -69,8 +70,10 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	if err := p.Rate.Set(ctx, q, c.Name); err != nil {
 		return err
 	}
-	if _, err := q.Enqueue(ctx, c, stages.Names()[0], queue.Items(items...)); err != nil {
-		return fmt.Errorf("enqueuing: %w", err)
+	if c.Frozen == 0 { // otherwise it was closed with these very items, and reopened for some of them
+		if _, err := q.Enqueue(ctx, c, stages.Names()[0], queue.Items(items...)); err != nil {
+			return fmt.Errorf("enqueuing: %w", err)
+		}
 	}
 	select {
 	case <-time.After(time.Until(c.Created)): // see adopt
@@ -144,10 +147,20 @@ func adopt(ctx context.Context, q *queue.Queue, c *pipeline.Campaign, items []*p
 		return nil, fmt.Errorf("looking for an interrupted run: %w", err)
 	}
 	for _, o := range open {
-		if o.State == pipeline.StateOpen && o.Inputs == c.Inputs {
-			c = o
-			break
+		if o.Inputs != c.Inputs || o.State == pipeline.StateClosed {
+			continue
 		}
+		switch o.State {
+		case pipeline.StatePaused:
+			return nil, errPaused(o)
+		case pipeline.StateAborting: // as was ordered; what this run is to do is another campaign's
+			if err := abort(ctx, q, o); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		c = o
+		break
 	}
 	if c.Name == "" {
 		// A campaign begins on a whole second and signs nothing before, so that what it signed itself can be told from
@@ -179,12 +192,18 @@ func (p *publishCmd) work(ctx context.Context, env *command.Env, ps *parts, c *p
 	}
 	// Nobody else reaches an embedded server that does not listen.
 	r, ended, err := ps.runner(ctx, env, c, &p.StageFlags, p.DrainTimeout, p.NATS != "" || p.Listen != "", progress)
+	if errors.Is(err, queue.ErrPaused) {
+		return nil, errPaused(c)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer ended()
-	run, done := context.WithCancelCause(ctx)
-	defer done(nil)
+	gate, steered := steer(ctx, env, ps.queue, c)
+	defer steered()
+	r.Source = gate.Source(r.Source)
+	run, done := gate.Context(ctx, r.Tally.InFlight, p.DrainTimeout)
+	defer done()
 	finished := make(chan error, 1)
 	go func() { finished <- r.Run(run) }()
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -192,6 +211,9 @@ func (p *publishCmd) work(ctx context.Context, env *command.Env, ps *parts, c *p
 	for {
 		select {
 		case err := <-finished:
+			if s, _ := gate.State(); err == nil && ctx.Err() == nil && !s.TakesItems() {
+				err = cmp.Or(abort(ctx, ps.queue, c), errAborted)
+			}
 			return progress.Stages(), cmp.Or(err, context.Cause(ctx))
 		case <-tick.C:
 		}
@@ -203,19 +225,51 @@ func (p *publishCmd) work(ctx context.Context, env *command.Env, ps *parts, c *p
 			continue
 		}
 		if counts.Waiting() == 0 {
-			done(nil)
+			done()
 			err := <-finished
 			return progress.Stages(), err
 		}
 	}
 }
 
-var errTimeout = errors.New("the time given by --timeout is over")
+var (
+	errTimeout = errors.New("the time given by --timeout is over")
+	errAborted = errors.New("the campaign was aborted")
+)
+
+func errPaused(c *pipeline.Campaign) error {
+	return &command.Error{Code: command.ExitUpstream, Item: c.Name, Hint: "end the pause with producer campaign resume " + c.Name + ", then run the same command again",
+		Err: fmt.Errorf("%w%s", queue.ErrPaused, because(c))}
+}
+
+// steer opens and shuts a gate as the campaign's state says. stop MUST be called.
+func steer(ctx context.Context, env *command.Env, q *queue.Queue, c *pipeline.Campaign) (gate *pipeline.Gate, stop func()) {
+	gate = pipeline.NewGate(c.State)
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		state := c.State
+		for change, err := range q.Campaigns().Watch(ctx) {
+			if err != nil || change.Campaign.Name != c.Name {
+				continue // of one that cannot be read it is not known which it is
+			}
+			if now := change.Campaign.State; now != state {
+				env.Log.Warn("the campaign is "+string(now)+because(change.Campaign), "campaign", c.Name)
+				state = now
+				gate.Become(now)
+			}
+		}
+	})
+	return gate, func() { cancel(); wg.Wait() }
+}
 
 // conclude says how it went, and closes the campaign if nothing is left to do.
 func (p *publishCmd) conclude(ctx context.Context, env *command.Env, q *queue.Queue, c *pipeline.Campaign, duplicates int, times []command.StageTime, runErr error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
+	if now, _, err := q.Campaigns().Get(ctx, c.Name); err == nil {
+		c = now
+	}
 	s, err := summarise(ctx, q, c)
 	if err != nil {
 		return errors.Join(runErr, fmt.Errorf("reading the ledger: %w", err))
@@ -238,6 +292,9 @@ func (p *publishCmd) conclude(ctx context.Context, env *command.Env, q *queue.Qu
 	case runErr == nil:
 		return &command.Error{Code: command.ExitQuarantined, Item: c.Name, Hint: "put right what is wrong with them and run the same command again",
 			Err: fmt.Errorf("%d of %d packages were set aside", s.Failed, s.Enqueued)}
+	case errors.Is(runErr, errAborted):
+		return &command.Error{Code: command.ExitFailed, Item: c.Name, Hint: "run the same command again to do what was aborted, in a new campaign",
+			Err: fmt.Errorf("%w%s; %d of %d packages were not done", runErr, because(c), s.Aborted, s.Enqueued)}
 	case errors.Is(runErr, errTimeout):
 		return &command.Error{Code: command.ExitUpstream, Item: c.Name, Hint: "run the same command again: it goes on where this run stopped",
 			Err: fmt.Errorf("%w; %d of %d packages are not done", runErr, s.Waiting, s.Enqueued)}

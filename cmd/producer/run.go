@@ -19,10 +19,12 @@ import (
 // grammar is the command line: one field for each command, one file for each field.
 type grammar struct {
 	command.Globals
-	Publish  publishCmd  `cmd:"" help:"Hash, sign, upload and publish packages, and wait until all is done: everything embedded."`
-	Submit   submitCmd   `cmd:"" help:"Enqueue packages on a NATS server for its workers, and return."`
-	Status   statusCmd   `cmd:"" help:"Show how campaigns get on: counts by stage, failures by cause, rate, time left."`
-	Campaign campaignCmd `cmd:"" help:"Control campaigns: rate."`
+	Publish    publishCmd    `cmd:"" help:"Hash, sign, upload and publish packages, and wait until all is done: everything embedded."`
+	Submit     submitCmd     `cmd:"" help:"Enqueue packages on a NATS server for its workers, and return."`
+	Status     statusCmd     `cmd:"" help:"Show how campaigns get on: counts by stage, failures by cause, rate, time left."`
+	Campaign   campaignCmd   `cmd:"" help:"Control campaigns: list, show, pause, resume, rate, abort, close."`
+	Quarantine quarantineCmd `cmd:"" help:"Look at what was set aside, and retry or drop it."`
+	Report     reportCmd     `cmd:"" help:"Report what became of every item of a campaign; signed, if you like."`
 
 	Watch   watchCmd   `cmd:"" help:"Print completed attestations as they come."`
 	Verify  verifyCmd  `cmd:"" help:"Verify packages, local or published: by file, URL, or name in a channel."`

@@ -17,7 +17,7 @@ import (
 
 // statusCmd shows how campaigns stand, from the server's own counts.
 type statusCmd struct {
-	Campaign string `arg:"" optional:"" help:"Campaign to show (default: all that are open)."`
+	Campaign string `arg:"" optional:"" help:"Campaign to show (default: all that are not closed)."`
 	All      bool   `help:"Show closed campaigns too."`
 	command.QueueFlags
 	To string `placeholder:"DIR|s3://BUCKET/PREFIX" help:"Channel whose embedded server's state to look at, where neither --nats nor --state is given."`
@@ -35,7 +35,7 @@ func (s *statusCmd) Run(ctx context.Context, env *command.Env) error {
 		return fmt.Errorf("listing campaigns: %w", err)
 	}
 	campaigns = slices.DeleteFunc(campaigns, func(c *pipeline.Campaign) bool {
-		return s.Campaign != "" && c.Name != s.Campaign || s.Campaign == "" && !s.All && c.State != pipeline.StateOpen
+		return s.Campaign != "" && c.Name != s.Campaign || s.Campaign == "" && !s.All && c.State == pipeline.StateClosed
 	})
 	// At once, since the workers of each are given time to answer.
 	out := make([]*summary, len(campaigns))
@@ -68,7 +68,7 @@ func (s *statusCmd) Run(ctx context.Context, env *command.Env) error {
 	})
 }
 
-// stand is how a campaign stands, for status: with its rate, and with what its workers say if it is open.
+// stand is how a campaign stands, for status: with its rate, and with what its workers say if it is not closed.
 func stand(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summary, error) {
 	s, err := summarise(ctx, q, c)
 	if err != nil {
@@ -77,7 +77,7 @@ func stand(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summary,
 	if err := s.estimate(ctx, q, c); err != nil {
 		return nil, err
 	}
-	if c.State != pipeline.StateOpen {
+	if c.State == pipeline.StateClosed {
 		return s, nil
 	}
 	if err := s.budgets(ctx, q, c.Name); err != nil {
@@ -115,6 +115,12 @@ func whichQueue(f *command.QueueFlags, to string) (string, error) {
 	return command.Absolute(to)
 }
 
+// equation writes how the ledger adds up.
+func (s *summary) equation(w io.Writer) {
+	fmt.Fprintf(w, "%d enqueued = %d published + %d skipped + %d set aside + %d aborted + %d waiting\n",
+		s.Enqueued, s.Published, s.Skipped, s.Failed, s.Aborted, s.Waiting)
+}
+
 // estimate adds the rate over the last minute, and what it means for the rest.
 func (s *summary) estimate(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) error {
 	if s.Waiting == 0 {
@@ -134,6 +140,9 @@ func (s *summary) estimate(ctx context.Context, q *queue.Queue, c *pipeline.Camp
 // status writes a campaign as status shows it at the time now.
 func (s *summary) status(w io.Writer, now time.Time) {
 	fmt.Fprintf(w, "%s  %s  since %s\n", s.Campaign, s.State, s.Created.Format(time.RFC3339))
+	if text := because(&pipeline.Campaign{State: pipeline.State(s.State), Changed: s.Changed, Reason: s.Reason}); text != "" {
+		fmt.Fprintf(w, "  %s%s\n", s.State, text)
+	}
 	fmt.Fprintf(w, "  writes to   %s\n", s.To)
 	if s.ChannelURL != "" {
 		fmt.Fprintf(w, "  channel     %s\n", s.ChannelURL)
@@ -149,8 +158,8 @@ func (s *summary) status(w io.Writer, now time.Time) {
 	if s.PolicySHA256 != "" {
 		fmt.Fprintf(w, "  policy      sha256 %s\n", s.PolicySHA256)
 	}
-	fmt.Fprintf(w, "  %d enqueued = %d published + %d skipped + %d set aside + %d aborted + %d waiting\n",
-		s.Enqueued, s.Published, s.Skipped, s.Failed, s.Aborted, s.Waiting)
+	fmt.Fprint(w, "  ")
+	s.equation(w)
 	fmt.Fprintf(w, "  %d signed and uploaded so far\n", s.Signed)
 	s.Sources.text(w, "  ")
 	todo := uint64(0) // what this segment has or will get

@@ -79,8 +79,11 @@ func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
 		if err := command.SameCampaign(have, c); err != nil {
 			return err
 		}
-		if have.State != pipeline.StateOpen {
+		if !have.State.TakesItems() {
 			return command.Usage("choose another name", fmt.Errorf("campaign %s is %s", have.Name, have.State))
+		}
+		if have.Frozen > 0 {
+			return command.Usage("choose another name", fmt.Errorf("campaign %s: %w", have.Name, queue.ErrFrozen))
 		}
 		c = have
 	case err != nil:
@@ -95,13 +98,17 @@ func (s *submitCmd) Run(ctx context.Context, env *command.Env) error {
 			Hint: "run the same command again: what is enqueued already is not enqueued twice"}
 	}
 	return env.Result(struct {
-		Schema     string `json:"schema"`
-		Campaign   string `json:"campaign"`
-		Queued     int    `json:"queued"`
-		Already    int    `json:"already"`
-		Duplicates int    `json:"duplicates"`
-	}{"hallmark.submission/1", c.Name, res.Queued, res.Already, duplicates}, func(w io.Writer) {
+		Schema     string         `json:"schema"`
+		Campaign   string         `json:"campaign"`
+		State      pipeline.State `json:"state"`
+		Queued     int            `json:"queued"`
+		Already    int            `json:"already"`
+		Duplicates int            `json:"duplicates"`
+	}{"hallmark.submission/1", c.Name, c.State, res.Queued, res.Already, duplicates}, func(w io.Writer) {
 		fmt.Fprintf(w, "campaign %s: %d packages enqueued, %d were there already\n", c.Name, res.Queued, res.Already)
+		if c.State == pipeline.StatePaused {
+			fmt.Fprintf(w, "the campaign is paused%s; they wait until it is resumed\n", because(c))
+		}
 		if duplicates > 0 {
 			fmt.Fprintf(w, "%d arguments named a package that was named already\n", duplicates)
 		}

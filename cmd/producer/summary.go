@@ -11,7 +11,6 @@ import (
 	"github.com/hallmark-attest/hallmark/internal/command"
 	"github.com/hallmark-attest/hallmark/pipeline"
 	"github.com/hallmark-attest/hallmark/pipeline/queue"
-	"github.com/hallmark-attest/hallmark/stages"
 )
 
 // summary is how a campaign stands: the result of publish and, for each campaign, of status.
@@ -20,6 +19,8 @@ type summary struct {
 	Campaign   string    `json:"campaign"`
 	State      string    `json:"state"`
 	Created    time.Time `json:"created"`
+	Changed    time.Time `json:"changed,omitzero"` // when the state was changed last
+	Reason     string    `json:"reason,omitempty"` // what for, as whoever changed it said
 	To         string    `json:"to"`
 	ChannelURL string    `json:"channelURL,omitempty"`
 	Identity   string    `json:"identity"`
@@ -34,7 +35,7 @@ type summary struct {
 	Skipped   uint64 `json:"skipped"`
 	Failed    uint64 `json:"failed"` // in quarantine
 	Aborted   uint64 `json:"aborted"`
-	Waiting   uint64 `json:"waiting"`
+	Waiting   uint64 `json:"waiting"` // have no outcome
 
 	// Sources is absent for a campaign that does not look at sources.
 	Sources *sourceSummary `json:"sources,omitempty"`
@@ -87,21 +88,13 @@ type failure struct {
 const maxFailures = 1000
 
 func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summary, error) {
-	segments, err := c.Segments(stages.Of(c))
+	counts, err := count(ctx, q, c)
 	if err != nil {
 		return nil, err
 	}
-	heads := make([]string, len(segments))
-	for i, s := range segments {
-		heads[i] = s[0]
-	}
-	counts, err := q.Counts(ctx, c, heads)
-	if err != nil {
-		return nil, err
-	}
-	s := &summary{Schema: "hallmark.campaign/1", Campaign: c.Name, State: string(c.State), Created: c.Created, To: c.To, ChannelURL: c.ChannelURL,
+	s := &summary{Schema: "hallmark.campaign/1", Campaign: c.Name, State: string(c.State), Created: c.Created, Changed: c.Changed, Reason: c.Reason, To: c.To, ChannelURL: c.ChannelURL,
 		Identity: c.Identity, Issuer: c.Issuer, PolicySHA256: c.PolicySHA256(), NoSign: c.NoSign, Enqueued: counts.Enqueued, Signed: counts.Signed, Published: counts.Published, Skipped: counts.Skipped,
-		Failed: counts.Failed, Aborted: counts.Aborted, Waiting: counts.Waiting()}
+		Failed: counts.Failed, Aborted: counts.Aborted, Waiting: counts.Open()}
 	for _, g := range counts.Segments {
 		s.Segments = append(s.Segments, segment{Name: g.Name, Pending: g.Pending, InFlight: g.InFlight, Redelivered: g.Redelivered})
 	}
@@ -151,6 +144,8 @@ func (s *summary) signers() string {
 // text writes the result of publish.
 func (s *summary) text(w io.Writer) {
 	switch {
+	case s.Aborted > 0:
+		fmt.Fprintf(w, "campaign %s: %d published, %d skipped, %d set aside, %d aborted, %d not done yet\n", s.Campaign, s.Published, s.Skipped, s.Failed, s.Aborted, s.Waiting)
 	case s.Interrupted:
 		fmt.Fprintf(w, "campaign %s: %d published, %d skipped, %d set aside, %d not done yet\n", s.Campaign, s.Published, s.Skipped, s.Failed, s.Waiting)
 	case s.Published == 0 && s.Failed == 0 && s.Skipped > 0:

@@ -154,55 +154,6 @@ func (w *worker) running() []telemetry.Tally {
 	return out
 }
 
-// work starts a runner for each campaign that opens and ends it when the campaign closes; it returns when ctx has ended
-// and every runner has drained.
-func (w *worker) work(ctx context.Context) error {
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	var wg sync.WaitGroup
-	running := map[string]context.CancelFunc{}
-	for change, err := range w.queue.Campaigns().Watch(ctx) {
-		if err != nil {
-			w.env.Log.Error("a campaign cannot be read; others are served", "error", err)
-			continue
-		}
-		c := change.Campaign
-		if w.only != "" && c.Name != w.only {
-			continue
-		}
-		stop, runs := running[c.Name]
-		switch {
-		case c.State == pipeline.StateOpen && !runs:
-			run, stop := context.WithCancel(ctx)
-			running[c.Name] = stop
-			wg.Go(func() {
-				defer stop()
-				if err := w.campaign(run, c); err != nil {
-					end(err)
-				}
-			})
-		case c.State != pipeline.StateOpen && runs:
-			stop()
-			delete(running, c.Name)
-			if w.only != "" {
-				end(errServed)
-			}
-		}
-	}
-	wg.Wait()
-	err := context.Cause(ctx)
-	if _, ok := errors.AsType[*command.Error](err); ok || isIdentity(err) {
-		return err
-	}
-	if ctx.Err() != nil {
-		w.env.Log.Info("drained")
-	}
-	return nil // ending on SIGTERM is what a daemon is for
-}
-
-// errServed ends a worker whose one campaign is closed.
-var errServed = errors.New("the campaign is closed")
-
 // isIdentity says whether an error is about who this worker is: it would sign as somebody else, or has no token any more.
 func isIdentity(err error) bool {
 	if e, ok := errors.AsType[*command.Error](err); ok {
@@ -212,36 +163,8 @@ func isIdentity(err error) bool {
 	return ok && e.Kind == pipeline.KindFatal && strings.HasPrefix(e.Cause, "identity.")
 }
 
-// campaign works on one campaign until ctx ends. What is wrong with one campaign does not end the others; a worker that
-// serves no other ends, with the error, if it would sign as somebody else or can sign no more, or if an upstream keeps it
-// from beginning.
-func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign) error {
-	log := w.env.Log.With("campaign", c.Name)
-	for {
-		err := w.serve(ctx, c)
-		if ctx.Err() != nil || err == nil {
-			return nil
-		}
-		e, ok := errors.AsType[*command.Error](err)
-		if w.only != "" && (isIdentity(err) || ok && e.Code == command.ExitUpstream) {
-			return err
-		}
-		log := log
-		if ok && e.Hint != "" {
-			log = log.With("hint", e.Hint)
-		}
-		// The reason may go away: another identity, rights given, a store that is back. Until then others may serve it.
-		log.Error("not serving the campaign for now", "error", err, "next_try_in", time.Minute)
-		select {
-		case <-time.After(time.Minute):
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// serve runs the worker's stages on the campaign's items.
-func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
+// serve runs the worker's stages on the campaign's items that come through the gate.
+func (w *worker) serve(ctx context.Context, c *pipeline.Campaign, gate *pipeline.Gate) error {
 	log := w.env.Log.With("campaign", c.Name)
 	segments, err := c.Segments(stages.Of(c))
 	if err != nil {
@@ -303,9 +226,13 @@ func (w *worker) serve(ctx context.Context, c *pipeline.Campaign) error {
 	if at+1 < len(segments) {
 		r.Next = segments[at+1][0]
 	}
-	if r.Source, err = w.queue.Source(ctx, c.Name, names[0], queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: encoder}); err != nil {
+	source, err := w.queue.Source(ctx, c.Name, names[0], queue.SourceOptions{MaxAckPending: 10 * r.Flights(), Encoder: encoder})
+	if err != nil {
 		return err
 	}
+	r.Source = gate.Source(source)
+	ctx, ended := gate.Context(ctx, r.Tally.InFlight, w.drain)
+	defer ended()
 	w.tallies.Store(r.Tally, nil)
 	defer w.tallies.Delete(r.Tally)
 	leave, err := w.queue.Present(queue.Presence{Worker: w.id, Campaign: c, Segment: names[0], Tally: r.Tally})

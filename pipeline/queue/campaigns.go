@@ -18,6 +18,11 @@ var (
 	ErrExists   = errors.New("campaign exists already")
 	ErrNotFound = errors.New("no such campaign")
 	ErrClosed   = errors.New("campaign is closed")
+	// ErrEnding: the campaign is being aborted. ErrPaused: it hands nothing out. ErrFrozen: it was closed and reopened, and takes
+	// back items of its own, but no new ones.
+	ErrEnding   = errors.New("campaign takes no more items")
+	ErrPaused   = errors.New("campaign is paused")
+	ErrFrozen   = errors.New("campaign was closed once and takes no new items")
 	ErrConflict = errors.New("campaign was changed by somebody else")
 )
 
@@ -113,43 +118,6 @@ func (b Campaigns) Update(ctx context.Context, c *pipeline.Campaign, revision ui
 		return 0, fmt.Errorf("changing campaign %s: %w", c.Name, err)
 	}
 	return rev, nil
-}
-
-// Close ends a campaign: its state becomes closed, its jobs are purged and its consumers deleted; its events and what is
-// in quarantine stay. While items wait it is refused with a *WaitingError: they would be lost (see Abort). Closing again
-// completes a close that was interrupted.
-func (b Campaigns) Close(ctx context.Context, name string) error {
-	c, rev, err := b.Get(ctx, name)
-	if err != nil {
-		return err
-	}
-	if c.State != pipeline.StateClosed {
-		n, err := b.q.waiting(ctx, name)
-		if err != nil {
-			return fmt.Errorf("closing campaign %s: %w", name, err)
-		}
-		if n > 0 {
-			return &WaitingError{name, n}
-		}
-		c.State = pipeline.StateClosed
-		if _, err := b.Update(ctx, c, rev); err != nil {
-			return err
-		}
-	}
-	if err := b.q.purge(ctx, StreamJobs, "job.*."+Token(name)+".>"); err != nil {
-		return fmt.Errorf("closing campaign %s: %w", name, err)
-	}
-	segments, err := b.q.segments(ctx, name)
-	if err != nil {
-		return fmt.Errorf("closing campaign %s: %w", name, err)
-	}
-	for _, s := range segments {
-		err := b.q.js.DeleteConsumer(ctx, StreamJobs, ConsumerName(name, s))
-		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return fmt.Errorf("closing campaign %s: deleting consumer of %s: %w", name, s, err)
-		}
-	}
-	return nil
 }
 
 // segments are the segments of the campaign that have a consumer.

@@ -43,8 +43,8 @@ func Items(items ...*pipeline.Item) iter.Seq2[*pipeline.Item, error] {
 // Enqueue puts the items in the queue for the segment. An item that is there already, done or not, stays as it is. The
 // first error, of the sequence or of the queue, ends it; the result counts what is stored by then, and enqueueing the
 // same again completes it. Where the queue has no room it waits for some until ctx ends, and the log says so; while the
-// server does not answer it waits for patience. The campaign MUST exist and be open (ErrNotFound, ErrClosed). An item's Campaign may be empty;
-// it is filled in.
+// server does not answer it waits for patience. The campaign MUST exist and be open or paused, from the beginning to the end
+// (ErrNotFound, ErrClosed, ErrEnding; ErrFrozen if it was reopened). An item's Campaign may be empty; it is filled in.
 //
 // Each item begins a trace of its own, which travels with it.
 func (q *Queue) Enqueue(ctx context.Context, c *pipeline.Campaign, segment string, items iter.Seq2[*pipeline.Item, error]) (EnqueueResult, error) {
@@ -52,10 +52,18 @@ func (q *Queue) Enqueue(ctx context.Context, c *pipeline.Campaign, segment strin
 	if err := checkSegment(segment); err != nil {
 		return res, err
 	}
-	if now, _, err := q.Campaigns().Get(ctx, c.Name); err != nil {
+	open := func() error {
+		now, err := q.takesItems(ctx, c.Name)
+		if err == nil && now.Frozen > 0 {
+			err = ErrFrozen
+		}
+		if err != nil {
+			return fmt.Errorf("enqueueing in campaign %s: %w", c.Name, err)
+		}
+		return nil
+	}
+	if err := open(); err != nil {
 		return res, err
-	} else if now.State == pipeline.StateClosed {
-		return res, fmt.Errorf("enqueueing in campaign %s: %w", c.Name, ErrClosed)
 	}
 	e := enqueuer{q: q, tracer: tracer(), res: &res}
 	for it, err := range items {
@@ -69,7 +77,7 @@ func (q *Queue) Enqueue(ctx context.Context, c *pipeline.Campaign, segment strin
 	if err := e.flush(ctx); err != nil {
 		return res, fmt.Errorf("enqueueing in campaign %s: %w", c.Name, err)
 	}
-	return res, nil
+	return res, open() // whoever ended it meanwhile may not have seen the last of these
 }
 
 type enqueuer struct {
@@ -97,7 +105,7 @@ func (e *enqueuer) add(ctx context.Context, campaign, segment string, it *pipeli
 	if err != nil {
 		return fmt.Errorf("writing item %s: %w", it.ID, err)
 	}
-	m := nats.NewMsg(jobSubject(segment, campaign, it.ID))
+	m := nats.NewMsg(jobSubject(segment, campaign, it.ID, it.Retry))
 	m.Data = data
 	sctx, span := startSend(ctx, e.tracer, campaign, it.ID)
 	inject(sctx, m.Header)

@@ -90,8 +90,8 @@ func (l *ledger) settle(ctx context.Context, entries []*entry) error {
 	l.findStanding(ctx, entries)
 	l.quarantine(ctx, entries)
 	l.publishEvents(ctx, entries)
-	l.cross(ctx, entries)
 	l.leaveQuarantine(ctx, entries)
+	l.cross(ctx, entries)
 
 	var errs []error
 	var done []*entry
@@ -291,7 +291,7 @@ func (l *ledger) rivals(e *entry, r rare) []place {
 		}
 	}
 	if e.o.Next != "" && e.o.Kind != pipeline.OutcomeCrossed { // it may have gone on to the next segment
-		out = append(out, place{StreamJobs, jobSubject(e.o.Next, l.c.Name, e.id())})
+		out = append(out, place{StreamJobs, jobSubject(e.o.Next, l.c.Name, e.id(), e.o.Delivery.Item.Retry)})
 	}
 	return out
 }
@@ -356,7 +356,7 @@ func (l *ledger) cross(ctx context.Context, entries []*entry) {
 			e.err = fmt.Errorf("writing the item: %w", err)
 			continue
 		}
-		m := nats.NewMsg(jobSubject(e.o.Next, l.c.Name, e.id()))
+		m := nats.NewMsg(jobSubject(e.o.Next, l.c.Name, e.id(), e.o.Delivery.Item.Retry))
 		m.Data = data
 		if e.o.Delivery.Context != nil {
 			inject(e.o.Delivery.Context, m.Header)
@@ -365,10 +365,7 @@ func (l *ledger) cross(ctx context.Context, entries []*entry) {
 	}
 	for i, err := range l.q.publish(ctx, msgs) {
 		switch {
-		case err == nil:
-		case errors.Is(err, errAlready):
-			// What is in quarantine now may be of the next segment, which has had the item since.
-			of[i].leaves = false
+		case err == nil || errors.Is(err, errAlready):
 		default:
 			of[i].err = fmt.Errorf("handing on to segment %s: %w", of[i].o.Next, err)
 		}
@@ -399,14 +396,26 @@ func (l *ledger) leaveQuarantine(ctx context.Context, entries []*entry) {
 			continue
 		}
 		g.Go(func() error {
-			subject := quarantineSubject(l.c.Name, e.id())
-			found, err := l.q.exists(ctx, StreamQuarantine, subject)
-			if err == nil && found {
-				err = l.q.purge(ctx, StreamQuarantine, subject)
-			}
-			e.err = err
+			e.err = l.leave(ctx, e)
 			return nil
 		})
 	}
 	_ = g.Wait()
+}
+
+// leave takes one item out of quarantine. The entry is removed by its sequence number, so that one that comes meanwhile is
+// not. An item that only goes on to the next segment may have failed there already, if this is a redelivery: then it stays,
+// and only an entry of before its last retry goes.
+func (l *ledger) leave(ctx context.Context, e *entry) error {
+	m, err := l.q.last(ctx, StreamQuarantine, quarantineSubject(l.c.Name, e.id()))
+	if err != nil || m == nil {
+		return err
+	}
+	if e.o.Kind == pipeline.OutcomeCrossed && !e.stands {
+		var q Entry
+		if err := json.Unmarshal(m.Data, &q); err != nil || q.Item == nil || q.Item.Retry >= e.o.Delivery.Item.Retry {
+			return nil
+		}
+	}
+	return l.q.remove(ctx, StreamQuarantine, m.Sequence)
 }

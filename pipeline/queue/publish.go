@@ -30,6 +30,9 @@ const (
 	codeNoStorage         = 10047
 )
 
+// codesNotThere are the answers to the removal of a message that is not there.
+var codesNotThere = []jetstream.ErrorCode{jetstream.JSErrCodeMessageNotFound, 10043, 10057}
+
 // errAlready: the stream has a message on this subject, or with this id. errOverruled: the message's condition does not
 // hold, another outcome of the same item stands. errFull: there is no room for it now.
 var (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -78,9 +79,14 @@ func (q *Queue) within(ctx context.Context) (context.Context, context.CancelFunc
 //
 // With replicas a follower may answer, a moment behind the leader; so would a consumer, which lives on one of them.
 func (q *Queue) count(ctx context.Context, stream, filter string) (uint64, error) {
+	return q.countFrom(ctx, stream, filter, 1)
+}
+
+// countFrom is count from a sequence number on.
+func (q *Queue) countFrom(ctx context.Context, stream, filter string, from uint64) (uint64, error) {
 	ctx, cancel := q.within(ctx)
 	defer cancel()
-	req, _ := json.Marshal(map[string]any{"seq": 1, "next_by_subj": filter, "batch": 1})
+	req, _ := json.Marshal(map[string]any{"seq": from, "next_by_subj": filter, "batch": 1})
 	m, err := q.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream, req)
 	if err != nil {
 		return 0, fmt.Errorf("counting %s in %s: %w", filter, stream, err)
@@ -97,48 +103,86 @@ func (q *Queue) count(ctx context.Context, stream, filter string) (uint64, error
 	return n + 1, nil
 }
 
-// exists reports whether the stream holds a message on the subject, which may have wildcards.
-func (q *Queue) exists(ctx context.Context, stream, subject string) (bool, error) {
-	n, err := q.lastOn(ctx, stream, subject)
-	return n > 0, err
+// stored is a message as a stream holds it.
+type stored struct {
+	Sequence uint64 `json:"seq"`
+	Data     []byte `json:"data"`
 }
 
-// lastOn is the sequence number of the stream's last message on the subject, which may have wildcards; 0 if there is none.
-// It asks the stream's leader, never a replica that may be behind: decisions about outcomes hang on the answer.
+// exists reports whether the stream holds a message on the subject: see last.
+func (q *Queue) exists(ctx context.Context, stream, subject string) (bool, error) {
+	m, err := q.last(ctx, stream, subject)
+	return m != nil, err
+}
+
+// lastOn is the sequence number of the stream's last message on the subject; 0 if there is none: see last.
 func (q *Queue) lastOn(ctx context.Context, stream, subject string) (uint64, error) {
-	ctx, cancel := q.within(ctx)
-	defer cancel()
-	req, _ := json.Marshal(map[string]any{"last_by_subj": subject})
-	m, err := q.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, req)
-	if err != nil {
-		return 0, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
+	m, err := q.last(ctx, stream, subject)
+	if m == nil {
+		return 0, err
 	}
+	return m.Sequence, err
+}
+
+// last returns the newest message on the subject, which may have wildcards, or nil. It asks the stream's leader, never a
+// replica that may be behind: decisions about outcomes hang on the answer.
+func (q *Queue) last(ctx context.Context, stream, subject string) (*stored, error) {
 	var resp struct {
 		Error   *jetstream.APIError `json:"error"`
-		Message *struct {
-			Sequence uint64 `json:"seq"`
-		} `json:"message"`
+		Message *stored             `json:"message"`
 	}
-	if err := json.Unmarshal(m.Data, &resp); err != nil {
-		return 0, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
+	err := q.ask(ctx, "$JS.API.STREAM.MSG.GET."+stream, map[string]any{"last_by_subj": subject}, &resp)
+	switch {
+	case err != nil:
+	case resp.Error != nil && resp.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, nil
+	case resp.Error != nil:
+		err = resp.Error
+	case resp.Message == nil || resp.Message.Sequence == 0:
+		err = errors.New("answer has neither a message nor an error")
 	}
-	if resp.Error != nil {
-		if resp.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return 0, nil
-		}
-		return 0, fmt.Errorf("looking for %s in %s: %w", subject, stream, resp.Error)
+	if err != nil {
+		return nil, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
 	}
-	if resp.Message == nil || resp.Message.Sequence == 0 {
-		return 0, fmt.Errorf("looking for %s in %s: %w", subject, stream, errors.New("answer has neither a message nor an error"))
-	}
-	return resp.Message.Sequence, nil
+	return resp.Message, nil
 }
 
-// purge removes what the stream holds under the filter.
-func (q *Queue) purge(ctx context.Context, stream, filter string) error {
+// remove removes the message with the sequence number; one that is not there counts as removed.
+func (q *Queue) remove(ctx context.Context, stream string, sequence uint64) error {
+	var resp struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	// no_erase: nothing in it is so secret that it would have to be overwritten on the disk.
+	err := q.ask(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, map[string]any{"seq": sequence, "no_erase": true}, &resp)
+	if err == nil && resp.Error != nil && !slices.Contains(codesNotThere, resp.Error.ErrorCode) {
+		err = resp.Error
+	}
+	if err != nil {
+		return fmt.Errorf("removing message %d of %s: %w", sequence, stream, err)
+	}
+	return nil
+}
+
+// ask sends a request to the server's API and reads its answer.
+func (q *Queue) ask(ctx context.Context, subject string, request, answer any) error {
+	ctx, cancel := q.within(ctx)
+	defer cancel()
+	req, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	m, err := q.nc.RequestWithContext(ctx, subject, req)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(m.Data, answer)
+}
+
+// purge removes what the stream holds under the filter below the sequence number.
+func (q *Queue) purge(ctx context.Context, stream, filter string, below uint64) error {
 	s, err := q.js.Stream(ctx, stream)
 	if err == nil {
-		err = s.Purge(ctx, jetstream.WithPurgeSubject(filter))
+		err = s.Purge(ctx, jetstream.WithPurgeSubject(filter), jetstream.WithPurgeSequence(below))
 	}
 	if err != nil {
 		return fmt.Errorf("purging %s from %s: %w", filter, stream, err)

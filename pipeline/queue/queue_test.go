@@ -149,7 +149,7 @@ func TestEnqueueWaitsWhileTheQueueIsFull(t *testing.T) {
 		done <- err
 	}()
 	<-waits
-	if err := i.purge(t.Context(), StreamJobs, "job.*.old.>"); err != nil {
+	if err := i.purge(t.Context(), StreamJobs, "job.*.old.>", 1<<40); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil || again.Already != res.Queued || again.Queued != 400-res.Queued {
@@ -467,7 +467,7 @@ func TestStreamMismatch(t *testing.T) {
 	if !strings.Contains(err.Error(), "allow_direct is false, want true") {
 		t.Error(err)
 	}
-	if err := i.purge(t.Context(), StreamEvents, "attest.>"); err == nil {
+	if err := i.purge(t.Context(), StreamEvents, "attest.>", 1<<40); err == nil {
 		t.Error("events can be purged")
 	}
 }

@@ -39,16 +39,20 @@ const malformedDelay = 5 * time.Second
 
 // Source hands out the items of a campaign's segment. All sources of the same campaign and segment, in whatever process,
 // share one durable consumer, and each item goes to one of them. It is safe for concurrent use and needs no closing.
+//
+// The campaign MUST be open: ErrPaused, ErrEnding and ErrClosed say that it is not.
 func (q *Queue) Source(ctx context.Context, campaign, segment string, o SourceOptions) (pipeline.Source, error) {
+	return q.source(ctx, campaign, segment, o, pipeline.StateOpen)
+}
+
+// source is Source for a campaign in the given state.
+func (q *Queue) source(ctx context.Context, campaign, segment string, o SourceOptions, state pipeline.State) (*source, error) {
 	if err := checkSegment(segment); err != nil {
 		return nil, err
 	}
-	c, _, err := q.Campaigns().Get(ctx, campaign)
+	c, err := q.inState(ctx, campaign, state)
 	if err != nil {
 		return nil, err
-	}
-	if c.State == pipeline.StateClosed {
-		return nil, fmt.Errorf("taking items of campaign %s: %w", campaign, ErrClosed)
 	}
 	name := ConsumerName(campaign, segment)
 	cfg := consumerConfig(campaign, segment, o)
@@ -74,6 +78,9 @@ func (q *Queue) Source(ctx context.Context, campaign, segment string, o SourceOp
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening consumer %s: %w", name, err)
+	}
+	if err := q.unhalt(ctx, cons, campaign, state); err != nil {
+		return nil, err
 	}
 	// The ledger's encoder may be nil: then malformed messages leave no event.
 	return &source{q: q, cons: cons, c: c, segment: segment, o: o, ledger: &ledger{q: q, c: c, enc: o.Encoder}, log: q.log}, nil
@@ -101,6 +108,39 @@ func (q *Queue) orphans(ctx context.Context, cons jetstream.Consumer) (jetstream
 		return nil, ctx.Err()
 	}
 	return q.js.UpdateConsumer(ctx, StreamJobs, cfg)
+}
+
+// inState returns the campaign if it is in the state, and why nothing is handed out otherwise.
+func (q *Queue) inState(ctx context.Context, campaign string, state pipeline.State) (*pipeline.Campaign, error) {
+	c, _, err := q.Campaigns().Get(ctx, campaign)
+	if err != nil || c.State == state {
+		return c, err
+	}
+	switch c.State {
+	case pipeline.StatePaused:
+		err = ErrPaused
+	case pipeline.StateClosed:
+		err = ErrClosed
+	default:
+		err = fmt.Errorf("%w: it is %s", ErrEnding, c.State)
+	}
+	return nil, fmt.Errorf("taking items of campaign %s: %w", campaign, err)
+}
+
+// unhalt sees to it that the consumer is not paused, which it may be after a resume that was interrupted. If the campaign
+// was paused at the same moment, the pause holds.
+func (q *Queue) unhalt(ctx context.Context, cons jetstream.Consumer, campaign string, state pipeline.State) error {
+	name := cons.CachedInfo().Name
+	if cons.CachedInfo().Paused {
+		if err := q.haltConsumer(ctx, name, false); err != nil {
+			return err
+		}
+	}
+	_, err := q.inState(ctx, campaign, state)
+	if errors.Is(err, ErrPaused) {
+		err = errors.Join(err, q.haltConsumer(ctx, name, true))
+	}
+	return err
 }
 
 type source struct {
@@ -212,15 +252,15 @@ func (s *source) deliver(ctx context.Context, ds []pipeline.Delivery, m jetstrea
 // parse reads an item out of a message. It returns the id that the subject gives in any case.
 func (s *source) parse(m jetstream.Msg) (*pipeline.Item, string, error) {
 	token, _ := strings.CutPrefix(m.Subject(), strings.TrimSuffix(jobFilter(s.segment, s.c.Name), ">"))
-	id, err := Untoken(token)
-	if err != nil || strings.Contains(token, ".") || id == "" {
-		return nil, token, fmt.Errorf("subject %s ends with no item id", m.Subject())
+	id, retry, err := parseJob(token)
+	if err != nil {
+		return nil, token, fmt.Errorf("subject %s ends with no item id: %w", m.Subject(), err)
 	}
 	var it pipeline.Item
 	if err := json.Unmarshal(m.Data(), &it); err != nil {
 		return nil, id, fmt.Errorf("message on %s is no item: %w", m.Subject(), err)
 	}
-	if it.ID != id || it.Campaign != s.c.Name {
+	if it.ID != id || it.Campaign != s.c.Name || it.Retry != retry {
 		return nil, id, fmt.Errorf("message on %s is item %q of campaign %q", m.Subject(), it.ID, it.Campaign)
 	}
 	if it.Filename == "" {

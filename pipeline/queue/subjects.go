@@ -1,8 +1,10 @@
 package queue
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -79,8 +81,43 @@ func checkSegment(segment string) error {
 	return nil
 }
 
-func jobSubject(segment, campaign, id string) string {
-	return "job." + Token(segment) + "." + Token(campaign) + "." + Token(id)
+// retryToken stands between an item's id and the number of its retry, in the subject of a job that came back from
+// quarantine. So a retry takes a subject of its own in every segment: the first job stays, and the number of items that were
+// enqueued is never in doubt.
+const retryToken = "retry"
+
+func jobSubject(segment, campaign, id string, retry int) string {
+	s := "job." + Token(segment) + "." + Token(campaign) + "." + Token(id)
+	if retry > 0 {
+		s += "." + retryToken + "." + strconv.Itoa(retry)
+	}
+	return s
+}
+
+// anySegment is a job's subject with a wildcard for its segment.
+func anySegment(jobSubject string) string {
+	_, tail, _ := strings.Cut(strings.TrimPrefix(jobSubject, "job."), ".")
+	return "job.*." + tail
+}
+
+// retryFilter are the jobs of a segment that came back from quarantine.
+func retryFilter(segment, campaign string) string {
+	return "job." + Token(segment) + "." + Token(campaign) + ".*." + retryToken + ".*"
+}
+
+// parseJob reads what follows the campaign in a job's subject: the item's id and the number of its retry.
+func parseJob(tail string) (id string, retry int, err error) {
+	token, rest, _ := strings.Cut(tail, ".")
+	if id, err = Untoken(token); err == nil && id == "" {
+		err = errors.New("no item id")
+	}
+	if err == nil && len(tail) > len(token) {
+		n, ok := strings.CutPrefix(rest, retryToken+".")
+		if retry, err = strconv.Atoi(n); !ok || err != nil || retry < 1 || strconv.Itoa(retry) != n {
+			err = errors.New("no retry's number")
+		}
+	}
+	return id, retry, err
 }
 
 func jobFilter(segment, campaign string) string {
