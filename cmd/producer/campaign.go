@@ -164,6 +164,9 @@ func change(ctx context.Context, env *command.Env, f *whereFlags, name string, d
 
 // stateError says why a state cannot be changed.
 func stateError(name string, err error) error {
+	if e, ok := errors.AsType[*command.Error](err); ok {
+		return e
+	}
 	switch {
 	case errors.Is(err, queue.ErrNotFound):
 		return &command.Error{Code: command.ExitFailed, Item: name, Err: queue.ErrNotFound, Hint: "see producer campaign list"}
