@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,10 +29,20 @@ const (
 	codeStoreFailed       = 10077
 	codeNoResources       = 10023
 	codeNoStorage         = 10047
+	codeSequenceNotFound  = 10043
+	codeDeleteFailed      = 10057
 )
 
-// codesNotThere are the answers to the removal of a message that is not there.
-var codesNotThere = []jetstream.ErrorCode{jetstream.JSErrCodeMessageNotFound, 10043, 10057}
+// notThere reads an error of the server to the removal of a message: that it is not there.
+func notThere(e *jetstream.APIError) bool {
+	switch e.ErrorCode {
+	case jetstream.JSErrCodeMessageNotFound, codeSequenceNotFound:
+		return true
+	case codeDeleteFailed: // for any reason, and a denial is one
+		return slices.Contains([]string{"no message found", "deleted message", "stream store EOF"}, e.Description)
+	}
+	return false
+}
 
 // errAlready: the stream has a message on this subject, or with this id. errOverruled: the message's condition does not
 // hold, another outcome of the same item stands. errFull: there is no room for it now.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strconv"
 	"time"
 
@@ -154,7 +153,7 @@ func (q *Queue) remove(ctx context.Context, stream string, sequence uint64) erro
 	}
 	// no_erase: nothing in it is so secret that it would have to be overwritten on the disk.
 	err := q.ask(ctx, "$JS.API.STREAM.MSG.DELETE."+stream, map[string]any{"seq": sequence, "no_erase": true}, &resp)
-	if err == nil && resp.Error != nil && !slices.Contains(codesNotThere, resp.Error.ErrorCode) {
+	if err == nil && resp.Error != nil && !notThere(resp.Error) {
 		err = resp.Error
 	}
 	if err != nil {
