@@ -179,10 +179,14 @@ func (q *Queue) enqueued(ctx context.Context, c *pipeline.Campaign, first string
 
 // segment counts one segment of a campaign. Where no worker has asked for items yet there is no consumer, and all of them
 // are pending.
+//
+// What is pending is counted in the stream, behind what was handed out last. The consumer's own number follows the stream a
+// moment later: an item that was enqueued just now would be in neither.
 func (q *Queue) segment(ctx context.Context, campaign, segment string) (SegmentCounts, error) {
 	s := SegmentCounts{Name: segment}
+	filter := jobFilter(segment, campaign)
 	var err error
-	if s.jobs, err = q.count(ctx, StreamJobs, jobFilter(segment, campaign)); err != nil {
+	if s.jobs, err = q.count(ctx, StreamJobs, filter); err != nil {
 		return s, err
 	}
 	cons, err := q.js.Consumer(ctx, StreamJobs, ConsumerName(campaign, segment)) // asks for its info
@@ -194,7 +198,10 @@ func (q *Queue) segment(ctx context.Context, campaign, segment string) (SegmentC
 		return s, fmt.Errorf("asking for consumer %s: %w", ConsumerName(campaign, segment), err)
 	}
 	info := cons.CachedInfo()
-	s.Pending = info.NumPending
+	if s.Pending, err = q.countFrom(ctx, StreamJobs, filter, info.Delivered.Stream+1); err != nil {
+		return s, err
+	}
+	s.jobs = max(s.jobs, s.Pending) // of those that came meanwhile, it has no more than are pending
 	s.InFlight = uint64(max(info.NumAckPending, 0))
 	s.Redelivered = uint64(max(info.NumRedelivered, 0))
 	return s, nil
