@@ -274,6 +274,9 @@ func (p *publishCmd) conclude(ctx context.Context, env *command.Env, q *queue.Qu
 	if err != nil {
 		return errors.Join(runErr, fmt.Errorf("reading the ledger: %w", err))
 	}
+	if runErr == nil && !c.State.TakesItems() && s.Aborted > 0 {
+		runErr = errAborted // by somebody else, who was through before this run heard of it
+	}
 	s.Duplicates, s.Stages = duplicates, times
 	s.Interrupted = runErr != nil
 	if s.Waiting == 0 && runErr == nil {
