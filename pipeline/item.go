@@ -25,6 +25,8 @@ type Item struct {
 	// Retry is how often the item has come back from quarantine, and Tried how many attempts it had had by then.
 	Retry int `json:"retry,omitempty"`
 	Tried int `json:"tried,omitempty"`
+	// Drop is set if an operator gave the item up: whoever takes it records that it is aborted, for this reason.
+	Drop *Failure `json:"drop,omitempty"`
 
 	// Package is what the hash stage read.
 	Package Package `json:"package,omitzero"`

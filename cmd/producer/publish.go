@@ -192,10 +192,12 @@ func (p *publishCmd) work(ctx context.Context, env *command.Env, ps *parts, c *p
 	}
 	// Nobody else reaches an embedded server that does not listen.
 	r, ended, err := ps.runner(ctx, env, c, &p.StageFlags, p.DrainTimeout, p.NATS != "" || p.Listen != "", progress)
-	if errors.Is(err, queue.ErrPaused) {
+	switch {
+	case errors.Is(err, queue.ErrPaused):
 		return nil, errPaused(c)
-	}
-	if err != nil {
+	case err != nil && ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
 		return nil, err
 	}
 	defer ended()

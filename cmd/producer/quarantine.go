@@ -402,6 +402,10 @@ type quarantineDropCmd struct{ selection }
 // Run drops.
 func (d *quarantineDropCmd) Run(ctx context.Context, env *command.Env) error {
 	return d.move(ctx, env, "hallmark.drop/1", "dropped", true, func(q *queue.Queue, c *pipeline.Campaign, entries iter.Seq2[queue.Entry, error]) (int, error) {
-		return q.Drop(ctx, c, &event.Encoder{Version: command.Version()}, entries)
+		segments, err := heads(c)
+		if err != nil {
+			return 0, err
+		}
+		return q.Drop(ctx, c, segments[0], &event.Encoder{Version: command.Version()}, entries)
 	})
 }

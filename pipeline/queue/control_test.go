@@ -380,15 +380,86 @@ func TestDrop(t *testing.T) {
 	}
 	i.quietCounts(t, c, oneSegment, func(n Counts) bool { return n.Failed == 4 && n.Waiting() == 0 })
 	es := i.quarantined(t, c)
-	d := dropper{l: &ledger{q: i.Queue, c: c, enc: encoder{}}}
-	if err := d.add(t.Context(), es[0]); err != nil {
-		t.Fatal(err)
+	d := dropper{l: &ledger{q: i.Queue, c: c, enc: encoder{}}, segment: "hash"}
+	for _, e := range es[:2] {
+		if err := d.add(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
 	}
-	d.l.publishEvents(t.Context(), d.entries) // and then it is killed
-	if n, err := i.Drop(t.Context(), c, encoder{}, i.Quarantined(t.Context(), c.Name)); n != 4 || err != nil {
+	d.claim(t.Context(), d.all)
+	d.l.publishCarefully(t.Context(), []*entry{d.all[0].entry}) // and then it is killed
+	if n, err := i.Drop(t.Context(), c, "hash", encoder{}, i.Quarantined(t.Context(), c.Name)); n != 4 || err != nil {
 		t.Fatal(n, err)
 	}
 	if n := i.counts(t, c, oneSegment); n.Enqueued != 4 || n.Aborted != 4 || !n.Balanced() {
+		t.Errorf("counts %+v", n)
+	}
+}
+
+// Two who give an item different outcomes at the same moment: the server takes one of them, whoever it is.
+func TestCarefulOutcomesExcludeEachOther(t *testing.T) {
+	t.Parallel()
+	i := open(t, t.TempDir(), Options{})
+	c := campaign("careful")
+	i.create(t, c)
+	l := &ledger{q: i.Queue, c: c, enc: encoder{}}
+	kinds := []pipeline.OutcomeKind{"published", "skipped", OutcomeAborted}
+	for k := range 60 {
+		es := make([]*entry, 2)
+		for x := range es {
+			it := *items(k + 1)[k]
+			o := outcome(pipeline.Delivery{Item: &it}, kinds[(k+x)%3])
+			if o.Kind != pipeline.OutcomePublished && k%2 == 0 {
+				o = early(o)
+			}
+			es[x] = l.prepare(o)
+			es[x].careful = true
+		}
+		parallel(2, func(x int) { l.publishCarefully(t.Context(), es[x:x+1]) })
+		if es[0].err != nil || es[1].err != nil || es[0].stands == es[1].stands {
+			t.Errorf("%s and %s: %v, %v; stands %v, %v", es[0].o.Kind, es[1].o.Kind, es[0].err, es[1].err, es[0].stands, es[1].stands)
+		}
+	}
+	n := i.counts(t, c, oneSegment)
+	if n.Done() != 60 {
+		t.Errorf("60 items, and the counts are %+v", n)
+	}
+}
+
+// Of a retry and a drop of the same entry, only one comes through. A claim that nobody completed is completed by whoever
+// takes it.
+func TestRetryAndDropAtOnce(t *testing.T) {
+	t.Parallel()
+	i := open(t, t.TempDir(), Options{})
+	c := campaign("rivals")
+	i.create(t, c)
+	i.enqueue(t, c, items(3), EnqueueResult{Queued: 3})
+	i.finish(t, c, 3, all("failed"))
+	es := i.quarantined(t, c)
+	if n, err := i.Retry(t.Context(), c, "hash", entriesOf(es[0])); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	if n, err := i.Drop(t.Context(), c, "hash", encoder{}, entriesOf(es[0])); n != 0 || err != nil {
+		t.Errorf("dropped %d, %v", n, err)
+	}
+	if n, err := i.Drop(t.Context(), c, "hash", encoder{}, entriesOf(es[1])); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	d := dropper{l: &ledger{q: i.Queue, c: c, enc: encoder{}}, segment: "hash"}
+	if err := d.add(t.Context(), es[2]); err != nil {
+		t.Fatal(err)
+	}
+	d.claim(t.Context(), d.all) // and then it is killed
+	if n, err := i.Retry(t.Context(), c, "hash", entriesOf(es[2])); err != nil {
+		t.Fatal(n, err)
+	}
+	src := i.source(t, c, "hash", SourceOptions{Encoder: encoder{}, Wait: time.Second})
+	settle(t, i.Ledger(c, encoder{}), outcome(take(t, src, 1)[0], "published"))
+	if ds, err := src.Next(t.Context(), 1); err != nil || len(ds) > 0 {
+		t.Errorf("a dropped item was handed out: %v, %v", ds, err)
+	}
+	n := i.quietCounts(t, c, oneSegment, func(n Counts) bool { return n.Waiting() == 0 })
+	if n.Enqueued != 3 || n.Published != 1 || n.Aborted != 2 || n.Failed != 0 {
 		t.Errorf("counts %+v", n)
 	}
 }
@@ -437,7 +508,7 @@ func TestReopen(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("closed again", Counts{Published: 8, Failed: 2, Segments: waiting(0)})
-	if n, err := i.Drop(t.Context(), c, encoder{}, i.Quarantined(t.Context(), c.Name)); n != 2 || err != nil {
+	if n, err := i.Drop(t.Context(), c, "hash", encoder{}, i.Quarantined(t.Context(), c.Name)); n != 2 || err != nil {
 		t.Fatal(n, err)
 	}
 	check("dropped", Counts{Published: 8, Aborted: 2, Segments: waiting(0)})
@@ -525,7 +596,7 @@ func TestStandings(t *testing.T) {
 	kinds := []pipeline.OutcomeKind{"published", "skipped", "failed"}
 	i.finish(t, c, 30, func(k int) pipeline.OutcomeKind { return kinds[k%3] })
 	es := i.quarantined(t, c)
-	if _, err := i.Drop(t.Context(), c, encoder{}, entriesOf(es[:3]...)); err != nil {
+	if _, err := i.Drop(t.Context(), c, "hash", encoder{}, entriesOf(es[:3]...)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := i.Retry(t.Context(), c, "hash", entriesOf(es[3:5]...)); err != nil {

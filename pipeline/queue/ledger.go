@@ -52,6 +52,7 @@ type entry struct {
 	terminal string
 	stands   bool // another outcome of the item is recorded: there is only the job to acknowledge
 	leaves   bool // the item has another outcome than failed, so quarantine is not its place
+	careful  bool // somebody else may give the item another outcome at the same moment: see publishCarefully
 	err      error
 	refused  bool // err is about the outcome itself: trying again cannot help
 }
@@ -87,9 +88,11 @@ func (l *ledger) settleMalformed(ctx context.Context, o pipeline.Outcome, raw []
 }
 
 func (l *ledger) settle(ctx context.Context, entries []*entry) error {
+	l.findQuarantined(ctx, entries)
 	l.findStanding(ctx, entries)
 	l.quarantine(ctx, entries)
 	l.publishEvents(ctx, entries)
+	l.publishCarefully(ctx, entries)
 	l.leaveQuarantine(ctx, entries)
 	l.cross(ctx, entries)
 
@@ -323,7 +326,7 @@ func (l *ledger) publishEvents(ctx context.Context, entries []*entry) {
 	var msgs []*nats.Msg
 	var of []*entry
 	for _, e := range entries {
-		if e.err != nil || e.stands {
+		if e.err != nil || e.stands || e.careful {
 			continue
 		}
 		for _, m := range e.events {

@@ -24,6 +24,13 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
 		os.Exit(child(dir))
 	}
+	if dir := os.Getenv(steeredEnv); dir != "" {
+		if err := steered(dir); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv(poisonEnv); dir != "" {
 		if err := poisoned(dir); err != nil {
 			fmt.Println("error:", err)

@@ -246,7 +246,25 @@ func (s *source) deliver(ctx context.Context, ds []pipeline.Delivery, m jetstrea
 		s.setAside(ctx, d, m, err)
 		return ds
 	}
+	if it.Drop != nil {
+		s.drop(ctx, d)
+		return ds
+	}
 	return append(ds, d)
+}
+
+// drop completes what whoever dropped the item had begun.
+func (s *source) drop(ctx context.Context, d pipeline.Delivery) {
+	ctx, cancel := s.q.within(context.WithoutCancel(ctx))
+	defer cancel()
+	err := error(errors.New("there is nothing to write its event with"))
+	if s.ledger.enc != nil {
+		err = s.ledger.Settle(ctx, []pipeline.Outcome{{Delivery: d, Kind: OutcomeAborted, Failure: d.Item.Drop}})
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "cannot record that an item was dropped; it will come again", "item", d.Item.ID, "error", err)
+		_ = d.Job.Release(malformedDelay) // if it is lost, it comes a little later
+	}
 }
 
 // parse reads an item out of a message. It returns the id that the subject gives in any case.
