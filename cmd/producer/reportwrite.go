@@ -51,9 +51,13 @@ type reportCampaign struct {
 	Reason          string         `json:"reason,omitempty"`
 	ChannelURL      string         `json:"channelURL,omitempty"`
 	NoTargetChannel bool           `json:"noTargetChannel,omitempty"`
-	Identity        string         `json:"identity"`
-	Issuer          string         `json:"issuer"`
-	Cuts            []string       `json:"cuts,omitempty"`
+	// Identity and Issuer are the campaign's signer, if it has one; PolicySHA256 is the digest of its frozen policy; with
+	// NoSign it signed nothing itself.
+	Identity     string   `json:"identity,omitempty"`
+	Issuer       string   `json:"issuer,omitempty"`
+	PolicySHA256 string   `json:"policySha256,omitempty"`
+	NoSign       bool     `json:"noSign,omitempty"`
+	Cuts         []string `json:"cuts,omitempty"`
 }
 
 // reportCounts are counted from the items that are listed, and compared with the server's own counts.
@@ -106,7 +110,7 @@ type reportItem struct {
 func newReport(c *pipeline.Campaign) *report {
 	return &report{Schema: reportSchema, Generated: time.Now().UTC().Truncate(time.Second), Version: command.Version(), campaign: c, byCause: map[cause]int{}, firstRow: true,
 		Campaign: reportCampaign{Name: c.Name, State: c.State, Created: c.Created, Changed: c.Changed, Reason: c.Reason, ChannelURL: c.ChannelURL,
-			NoTargetChannel: c.NoTargetChannel, Identity: c.Identity, Issuer: c.Issuer, Cuts: c.Cuts}}
+			NoTargetChannel: c.NoTargetChannel, Identity: c.Identity, Issuer: c.Issuer, PolicySHA256: c.PolicySHA256(), NoSign: c.NoSign, Cuts: c.Cuts}}
 }
 
 // asJSON and asTable say where the report is to be written, before write.
@@ -331,7 +335,13 @@ func (r *report) head(w io.Writer) {
 	if c.ChannelURL != "" {
 		fmt.Fprintf(w, "channel    %s\n", c.ChannelURL)
 	}
-	fmt.Fprintf(w, "signed by  %s\nissuer     %s\ncreated    %s\n\n", c.Identity, c.Issuer, c.Created.UTC().Format(time.RFC3339))
+	if c.Identity != "" {
+		fmt.Fprintf(w, "signed by  %s\nissuer     %s\n", c.Identity, c.Issuer)
+	}
+	if c.PolicySHA256 != "" {
+		fmt.Fprintf(w, "policy     sha256 %s\n", c.PolicySHA256)
+	}
+	fmt.Fprintf(w, "created    %s\n\n", c.Created.UTC().Format(time.RFC3339))
 }
 
 // sums closes the table.
