@@ -146,7 +146,7 @@ func change(ctx context.Context, env *command.Env, f *whereFlags, name string, d
 	}
 	s, inFlight := newStanding(c), uint64(0)
 	s.Schema = "hallmark.campaign-state/1"
-	counts, err := count(ctx, q, c)
+	counts, err := tallied(ctx, q, c)
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func heads(c *pipeline.Campaign) ([]string, error) {
 	return out, nil
 }
 
-func count(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (queue.Counts, error) {
+func tallied(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (queue.Counts, error) {
 	segments, err := heads(c)
 	if err != nil {
 		return queue.Counts{}, err
@@ -258,7 +258,7 @@ func abortAloud(ctx context.Context, env *command.Env, q *queue.Queue, c *pipeli
 				return
 			case <-tick.C:
 			}
-			n, err := count(ctx, q, c)
+			n, err := tallied(ctx, q, c)
 			if err != nil {
 				continue // abort itself has the reason
 			}

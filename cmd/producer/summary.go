@@ -88,7 +88,7 @@ type failure struct {
 const maxFailures = 1000
 
 func summarise(ctx context.Context, q *queue.Queue, c *pipeline.Campaign) (*summary, error) {
-	counts, err := count(ctx, q, c)
+	counts, err := tallied(ctx, q, c)
 	if err != nil {
 		return nil, err
 	}
