@@ -4,7 +4,7 @@
 //	Enqueue ──▶ JOBS ──▶ Source ──▶ (pipeline.Runner) ──▶ Ledger ──▶ EVENTS
 //	              ▲                                          │
 //	              ├──────── crossed to the next segment ◀────┤
-//	              └── Requeue ◀── QUARANTINE ◀── failed ─────┘
+//	              └── Retry ◀─── QUARANTINE ◀─── failed ─────┘
 //
 // Every stream takes one message per subject, so the subject is the key of what happened, for as long as the message is
 // stored and across restarts: an item is enqueued once per segment, an event is recorded once. A second publish is
@@ -18,6 +18,9 @@
 // minute has more requests than the rate, whatever workers do and whatever their clocks say. It is a lease and not a number
 // that is divided among the workers, since nobody then has to know who is alive: what a worker wants is in the record for as long
 // as it asks, and what it took is lost after two seconds, not before.
+//
+// A job that came back from quarantine has a subject of its own (job.<segment>.<campaign>.<id>.retry.<n>), so that the number
+// of items that were enqueued never changes but by enqueueing; see Counts for how the ledger adds up while items move.
 //
 // The server is either in this process (Embed) or somewhere else (Connect); the rest is the same.
 package queue
