@@ -68,7 +68,7 @@ func TestControl(t *testing.T) {
 	addr := freeAddress(t)
 	url := "nats://" + addr
 	start := func() *workerProcess {
-		w := startWorker(t, stack.env, "--listen", addr, "--state", p.state, "--concurrency", "sign=1", "--log-level", "INFO")
+		w := startWorker(t, stack.env, "--listen", addr, "--state", p.state, "--max-items", "4", "--log-level", "INFO")
 		waitForServer(t, url)
 		return w
 	}
@@ -216,7 +216,7 @@ func TestPublishIsSteered(t *testing.T) {
 	p := newPlace(t)
 	addr := freeAddress(t)
 	url := "nats://" + addr
-	w := &workerProcess{cmd: command(t.Context(), stack.env, programs.producer, append(p.publish(samples(t, 50, 63)...), "--listen", addr, "--concurrency", "sign=1")...)}
+	w := &workerProcess{cmd: command(t.Context(), stack.env, programs.producer, append(p.publish(samples(t, 50, 63)...), "--listen", addr, "--concurrency", "hash=1;sign=1;upload=1;publish=1")...)}
 	w.cmd.Stderr = w
 	if err := w.cmd.Start(); err != nil {
 		t.Fatal(err)
