@@ -46,5 +46,5 @@ func (v *Verifier) VerifyReport(bundle []byte, sha256hex string, by Signer) (r *
 	if err != nil {
 		return nil, err
 	}
-	return v.verifyEntity(e, Subject{SHA256: sha256hex}, p, c)
+	return v.now().verifyEntity(e, Subject{SHA256: sha256hex}, p, c)
 }

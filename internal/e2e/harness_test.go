@@ -216,6 +216,7 @@ type campaign struct {
 	Published  int
 	Skipped    int
 	Failed     int
+	Aborted    int
 	Waiting    int
 	Duplicates int
 	Causes     []struct {

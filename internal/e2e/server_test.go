@@ -185,7 +185,7 @@ func waitForStatus(t testing.TB, url, name string, done func(campaign) bool) cam
 	for range 4 * 90 {
 		r := run(t, programs.producer, "status", "--json", "--nats", url, name).want(t, 0)
 		last = decode[struct{ Campaigns []campaign }](t, r).Campaigns[0]
-		if sum := last.Published + last.Skipped + last.Failed + last.Waiting; sum < last.Enqueued {
+		if sum := last.Published + last.Skipped + last.Failed + last.Aborted + last.Waiting; sum < last.Enqueued {
 			t.Errorf("the ledger does not add up: %+v", last)
 		}
 		if done(last) {
