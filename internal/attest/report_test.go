@@ -42,7 +42,7 @@ func TestVerifyReport(t *testing.T) {
 		},
 		CodePredicateNotAllowed: func() error { _, err := v.VerifyReport(encode(t, f.sign(t, order{})), testSHA256, by); return err },
 		CodeSignature: func() error {
-			_, err := v.VerifyReport(encode(t, f.sign(t, order{statement: statement, otherKey: true, rekor1: true})), testSHA256, by)
+			_, err := v.VerifyReport(encode(t, f.sign(t, order{statement: statement, otherKey: true})), testSHA256, by)
 			return err
 		},
 	} {
