@@ -70,7 +70,7 @@ func (q *Queue) source(ctx context.Context, campaign, segment string, o SourceOp
 			cfg.PauseUntil = have.PauseUntil
 			cons, err = q.js.UpdateConsumer(ctx, StreamJobs, cfg)
 		}
-		if err == nil && q.died && have.PauseUntil == nil {
+		if err == nil && q.died && have.PauseUntil == nil && state == pipeline.StateOpen { // an abort asks again and again
 			cons, err = q.orphans(ctx, cons)
 		}
 	} else if errors.Is(err, jetstream.ErrConsumerNotFound) {
