@@ -226,7 +226,8 @@ func (p *publishCmd) work(ctx context.Context, env *command.Env, ps *parts, c *p
 			}
 			continue
 		}
-		if counts.Waiting() == 0 {
+		// A replica that is behind may not know of the items at all yet.
+		if counts.Waiting() == 0 && counts.Enqueued >= uint64(total) {
 			done()
 			err := <-finished
 			return progress.Stages(), err
