@@ -100,8 +100,8 @@ func (q *Queue) Counts(ctx context.Context, c *pipeline.Campaign, segments []str
 			break
 		}
 	}
-	if out.missing() {
-		// Replicas answer, and one of them is behind: it does not know of items yet that another has. What is enqueued and was
+	if out.missing() && q.replicated.Load() {
+		// Any replica answers, and one of them is behind: it does not know of items yet that another has. What is enqueued and was
 		// seen nowhere else waits, and must not look as if all were done.
 		out.Segments[0].Pending += out.Enqueued - out.Done() - out.Waiting()
 	}

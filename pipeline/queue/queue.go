@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -39,8 +40,10 @@ type Queue struct {
 	suspects jetstream.KeyValue
 	budgets  jetstream.KeyValue
 	died     bool
-	log      *slog.Logger
-	timeout  time.Duration
+	// replicated: counts may come from a replica that is behind.
+	replicated atomic.Bool
+	log        *slog.Logger
+	timeout    time.Duration
 }
 
 // Open creates the streams and the buckets where they do not exist, and checks them where they do. A stream

@@ -60,6 +60,9 @@ func (q *Queue) ensureStream(ctx context.Context, want jetstream.StreamConfig) e
 	if err != nil {
 		return fmt.Errorf("opening stream %s: %w", want.Name, err)
 	}
+	if s.CachedInfo().Config.Replicas > 1 {
+		q.replicated.Store(true)
+	}
 	ds := compare(s.CachedInfo().Config, want)
 	if len(ds) == 1 && ds[0].Setting == "compression" {
 		// The one difference that is worth mending unasked: see streams. What is stored stays as it is, what comes is safe.
