@@ -213,7 +213,7 @@ func (a *campaignAbortCmd) Run(ctx context.Context, env *command.Env) error {
 	c, err := q.Campaigns().Aborting(ctx, a.Campaign, a.Reason)
 	if errors.Is(err, queue.ErrClosed) {
 		// Nothing is left to do; that may be since a worker has completed what this command had begun.
-		c, _, err = q.Campaigns().Get(ctx, a.Campaign)
+		err = nil
 	} else if err == nil {
 		fmt.Fprintf(env.Stderr, "campaign %s is aborting; interrupted from now on, the next abort or any worker completes it\n", c.Name)
 		err = abortAloud(ctx, env, q, c)

@@ -259,9 +259,10 @@ func TestExactLedger(t *testing.T) {
 	if !run(0) {
 		run(0) // closed by then
 	}
-	n := look("in the end")
+	look("in the end")
 	i = open(t, dir, Options{})
-	if n = i.counts(t, c, killSegments); !n.Balanced() || n.Waiting() != 0 || i.state(t, c.Name) != pipeline.StateClosed {
+	n := i.counts(t, c, killSegments)
+	if !n.Balanced() || n.Waiting() != 0 || i.state(t, c.Name) != pipeline.StateClosed {
 		t.Errorf("in the end it is %s, and the counts are %+v", i.state(t, c.Name), n)
 	}
 	t.Logf("%d kills, %+v", kills, n)
