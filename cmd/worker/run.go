@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -64,17 +65,19 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	w := &worker{env: env, flags: g, id: queue.WorkerID(), pool: pipeline.NewPool(g.MaxItems, min(g.MaxItems, 32)), names: names, concurrency: g.Concurrency, interval: g.MonolithInterval, drain: g.DrainTimeout, only: g.Campaign}
 	// A worker holds the credentials that its stages need, and no others.
 	if slices.Contains(names, "sign") && !g.NoSign {
-		signer, verifier, err := g.Signer(ctx, env)
-		if err != nil {
+		if err := patiently(ctx, env, "finding the signer", func() (err error) {
+			w.signer, w.verifier, err = g.Signer(ctx, env)
+			return err
+		}); err != nil {
 			return err
 		}
-		w.signer, w.verifier = signer, verifier
 	} else if slices.Contains(names, "hash") || slices.Contains(names, "sign") {
-		verifier, err := g.Verifier(ctx)
-		if err != nil {
+		if err := patiently(ctx, env, "finding the trust root", func() (err error) {
+			w.verifier, err = g.Verifier(ctx)
+			return err
+		}); err != nil {
 			return err
 		}
-		w.verifier = verifier
 	}
 	if slices.Contains(names, "sources") {
 		var err error
@@ -97,8 +100,12 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	}
 	defer func() { _ = unmeter() }() // there is nothing else to unregister at the end
 	w.meters = meters
-	q, closeQueue, err := g.QueueFlags.Open(ctx, env, "worker")
-	if err != nil {
+	var q *queue.Queue
+	var closeQueue func()
+	if err := patiently(ctx, env, "opening the queue", func() (err error) {
+		q, closeQueue, err = g.QueueFlags.Open(ctx, env, "worker")
+		return err
+	}); err != nil {
 		return err
 	}
 	defer closeQueue()
@@ -111,14 +118,36 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	defer func() { _ = unwatch() }()
 	if w.signer != nil {
 		signer := w.signer.Under(w.budgets.Deployment())
-		if w.identity, w.issuer, err = signer.Identity(ctx); err != nil {
+		if err := patiently(ctx, env, "getting a certificate", func() (err error) {
+			if w.identity, w.issuer, err = signer.Identity(ctx); err != nil {
+				return err
+			}
+			w.claims, err = signer.Claims(ctx)
 			return err
-		}
-		if w.claims, err = signer.Claims(ctx); err != nil {
+		}); err != nil {
 			return err
 		}
 	}
 	return w.work(ctx)
+}
+
+// patiently does what a worker needs before it can begin. An outage is waited for, as later on: a daemon that is started while an
+// upstream or the queue's server is out has nothing better to do. Any other error ends it.
+func patiently(ctx context.Context, env *command.Env, what string, do func() error) error {
+	for n := 0; ; n++ {
+		err := do()
+		if !command.Outage(err) || ctx.Err() != nil {
+			return err
+		}
+		pause := min(time.Second<<min(n, 4), 10*time.Second)
+		pause = pause/2 + rand.N(pause/2+1)
+		env.Log.Warn("cannot begin yet: "+what, "error", err, "next_try_in", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil // ending on SIGTERM is what a daemon is for
+		}
+	}
 }
 
 // worker serves every open campaign with one runner each.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hallmark-attest/hallmark/internal/identity"
 	"github.com/hallmark-attest/hallmark/pipeline"
+	"github.com/hallmark-attest/hallmark/pipeline/queue"
 	"github.com/hallmark-attest/hallmark/stages/sign"
 )
 
@@ -34,6 +35,11 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Usage says that arguments or configuration are wrong.
 func Usage(hint string, err error) error { return &Error{Code: ExitUsage, Err: err, Hint: hint} }
+
+// Outage reports whether an error is about an upstream or the queue's server that may answer later.
+func Outage(err error) bool {
+	return err != nil && (errors.Is(err, queue.ErrAway) || describe(err).Code == ExitUpstream)
+}
 
 // describe finds the exit code, the item and the hint of any error.
 func describe(err error) Error {

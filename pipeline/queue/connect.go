@@ -14,6 +14,9 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
+// ErrAway says that the server, or the stream's leader, does not answer: it may be back later.
+var ErrAway = errors.New("no answer")
+
 // ConnectOptions are how to connect to a NATS server. The zero value connects without authentication. A user and password
 // or a token may be in the URL; they appear in no error and no log.
 type ConnectOptions struct {
@@ -120,7 +123,7 @@ func Connect(ctx context.Context, rawURL string, o ConnectOptions) (*nats.Conn, 
 			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				return nil, ctx.Err()
 			}
-			return nil, fmt.Errorf("connecting to NATS at %s: no answer within %v: %w", shown, timeout, err)
+			return nil, fmt.Errorf("connecting to NATS at %s: %w within %v: %w", shown, ErrAway, timeout, err)
 		}
 	}
 }

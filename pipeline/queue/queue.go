@@ -56,16 +56,24 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 	}
 	for _, cfg := range streams(o) {
 		if err := q.ensureStream(ctx, cfg); err != nil {
-			return nil, err
+			return nil, away(err)
 		}
 	}
 	places := map[string]*jetstream.KeyValue{BucketCampaigns: &q.kv, BucketSuspects: &q.suspects, BucketBudgets: &q.budgets}
 	for _, cfg := range buckets(o) {
 		if *places[cfg.Bucket], err = q.ensureBucket(ctx, cfg); err != nil {
-			return nil, err
+			return nil, away(err)
 		}
 	}
 	return q, nil
+}
+
+// away marks an error as the server's absence, if it is that.
+func away(err error) error {
+	if mayPassLater(err) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", ErrAway, err)
+	}
+	return err
 }
 
 // Died reports whether the server died with the last worker: see Server.Died.
