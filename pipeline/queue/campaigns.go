@@ -59,18 +59,23 @@ func (b Campaigns) Create(ctx context.Context, c *pipeline.Campaign) error {
 
 // Get returns a campaign and the revision that Update wants. ErrNotFound if there is none.
 func (b Campaigns) Get(ctx context.Context, name string) (*pipeline.Campaign, uint64, error) {
-	e, err := b.q.kv.Get(ctx, name)
-	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrInvalidKey) {
+	// A replica that is behind would not know a campaign that was just created.
+	var m *stored
+	var err error
+	if name != "" && Token(name) == name { // else no campaign can have it
+		m, err = b.q.key(ctx, BucketCampaigns, name)
+	}
+	if err == nil && m == nil {
 		err = ErrNotFound
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("reading campaign %q: %w", name, err)
 	}
-	c, err := decodeCampaign(e)
+	c, err := decodeCampaign(name, m.Data)
 	if err != nil {
 		return nil, 0, err
 	}
-	return c, e.Revision(), nil
+	return c, m.Sequence, nil
 }
 
 // List returns all campaigns, the oldest first.
@@ -93,7 +98,7 @@ func (b Campaigns) List(ctx context.Context) ([]*pipeline.Campaign, error) {
 				})
 				return out, nil
 			}
-			c, err := decodeCampaign(e)
+			c, err := decodeCampaign(e.Key(), e.Value())
 			if err != nil {
 				return nil, err
 			}
@@ -167,14 +172,14 @@ func encodeCampaign(c *pipeline.Campaign) ([]byte, error) {
 	return json.Marshal(c)
 }
 
-func decodeCampaign(e jetstream.KeyValueEntry) (*pipeline.Campaign, error) {
+func decodeCampaign(key string, value []byte) (*pipeline.Campaign, error) {
 	var c pipeline.Campaign
-	err := json.Unmarshal(e.Value(), &c)
-	if err == nil && c.Name != e.Key() {
+	err := json.Unmarshal(value, &c)
+	if err == nil && c.Name != key {
 		err = fmt.Errorf("it is called %q", c.Name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("campaign %s cannot be read: %w", e.Key(), err)
+		return nil, fmt.Errorf("campaign %s cannot be read: %w", key, err)
 	}
 	return &c, nil
 }

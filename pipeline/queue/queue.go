@@ -116,6 +116,7 @@ func (q *Queue) countFrom(ctx context.Context, stream, filter string, from uint6
 // stored is a message as a stream holds it.
 type stored struct {
 	Sequence uint64 `json:"seq"`
+	Header   []byte `json:"hdrs"`
 	Data     []byte `json:"data"`
 }
 
@@ -134,8 +135,9 @@ func (q *Queue) lastOn(ctx context.Context, stream, subject string) (uint64, err
 	return m.Sequence, err
 }
 
-// last returns the newest message on the subject, which may have wildcards, or nil. It asks the stream's leader, never a
-// replica that may be behind: decisions about outcomes hang on the answer.
+// last returns the newest message on the subject, which may have wildcards, or nil. It asks the stream's leader. What has
+// replicas is otherwise answered by any of them, also by one that is still catching up after it was away: decisions, about
+// outcomes above all, MUST NOT hang on that.
 func (q *Queue) last(ctx context.Context, stream, subject string) (*stored, error) {
 	var resp struct {
 		Error   *jetstream.APIError `json:"error"`
@@ -155,6 +157,22 @@ func (q *Queue) last(ctx context.Context, stream, subject string) (*stored, erro
 		return nil, fmt.Errorf("looking for %s in %s: %w", subject, stream, err)
 	}
 	return resp.Message, nil
+}
+
+// key is a key of a bucket as its leader has it; nil if it is not there.
+func (q *Queue) key(ctx context.Context, bucket, key string) (*stored, error) {
+	m, err := q.last(ctx, "KV_"+bucket, "$KV."+bucket+"."+key)
+	if err != nil || m == nil {
+		return nil, err
+	}
+	h, err := nats.DecodeHeadersMsg(m.Header)
+	if len(m.Header) > 0 && err != nil {
+		return nil, fmt.Errorf("reading key %s of bucket %s: %w", key, bucket, err)
+	}
+	if h.Get("KV-Operation") != "" || h.Get(jetstream.MarkerReasonHeader) != "" { // it was deleted
+		return nil, nil
+	}
+	return m, nil
 }
 
 // remove removes the message with the sequence number; one that is not there counts as removed.

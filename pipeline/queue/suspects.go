@@ -3,12 +3,10 @@ package queue
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strconv"
 	"sync"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -36,14 +34,14 @@ func (s *Suspects) Deaths(ctx context.Context, ids []string) (map[string]int, er
 	g.SetLimit(lookups)
 	for _, id := range ids {
 		g.Go(func() error {
-			e, err := s.q.suspects.Get(ctx, s.key(id))
-			if errors.Is(err, jetstream.ErrKeyNotFound) {
-				return nil
-			}
+			m, err := s.q.key(ctx, BucketSuspects, s.key(id))
 			if err != nil {
 				return fmt.Errorf("reading the note about item %s: %w", id, err)
 			}
-			n, err := strconv.Atoi(string(e.Value()))
+			if m == nil {
+				return nil
+			}
+			n, err := strconv.Atoi(string(m.Data))
 			if err != nil || n < 0 {
 				n = 0 // not ours: no evidence
 			}

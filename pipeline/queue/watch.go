@@ -68,7 +68,11 @@ func watchWith(ctx context.Context, t watchTempo, kv watchedBucket, last func(co
 
 // lastRevision is the revision of the last change that the bucket still has, as its leader knows it.
 func (q *Queue) lastRevision(ctx context.Context) (uint64, error) {
-	return q.lastOn(ctx, "KV_"+BucketCampaigns, "$KV."+BucketCampaigns+".>")
+	m, err := q.last(ctx, "KV_"+BucketCampaigns, "$KV."+BucketCampaigns+".>")
+	if err != nil || m == nil {
+		return 0, err
+	}
+	return m.Sequence, nil
 }
 
 // stamp is which state of a campaign was yielded.
@@ -114,7 +118,7 @@ func (f *follower) follow(ctx context.Context, t watchTempo) error {
 			if e.Operation() != jetstream.KeyValuePut || !f.fresh(e) {
 				continue
 			}
-			c, err := decodeCampaign(e)
+			c, err := decodeCampaign(e.Key(), e.Value())
 			if !f.yield(Change{c, e.Revision()}, err) {
 				f.left = true
 				return nil
