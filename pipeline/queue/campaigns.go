@@ -42,8 +42,11 @@ type Campaigns struct{ q *Queue }
 // Campaigns returns the bucket.
 func (q *Queue) Campaigns() Campaigns { return Campaigns{q} }
 
-// Create adds a campaign, which MUST be valid. ErrExists if there is one of this name.
+// Create adds a campaign, which MUST be valid. ErrExists if there is one of this name. After another error it may be there all
+// the same, where the server's answer was lost.
 func (b Campaigns) Create(ctx context.Context, c *pipeline.Campaign) error {
+	ctx, cancel := b.q.within(ctx)
+	defer cancel()
 	data, err := encodeCampaign(c)
 	if err == nil {
 		_, err = b.q.kv.Create(ctx, c.Name, data)
@@ -111,6 +114,8 @@ func (b Campaigns) List(ctx context.Context) ([]*pipeline.Campaign, error) {
 
 // Update replaces a campaign that has the revision, and returns the new one. ErrConflict if it has another by now.
 func (b Campaigns) Update(ctx context.Context, c *pipeline.Campaign, revision uint64) (uint64, error) {
+	ctx, cancel := b.q.within(ctx)
+	defer cancel()
 	data, err := encodeCampaign(c)
 	var rev uint64
 	if err == nil {

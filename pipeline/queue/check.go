@@ -141,7 +141,7 @@ func (q *Queue) check(ctx context.Context, o Options) (*Report, error) {
 		a := Asset{Kind: s.kind, Name: s.name, Missing: s.info == nil}
 		if s.info != nil {
 			a.Replicas, a.Messages = s.info.Config.Replicas, s.info.State.Msgs
-			a.Behind = behind(s.info)
+			a.Behind = behind(s.info.Cluster, a.Replicas)
 		}
 		for _, c := range s.changes {
 			a.Findings = append(a.Findings, Finding{Difference: c.Difference, Manual: c.manual})
@@ -156,6 +156,7 @@ func (q *Queue) check(ctx context.Context, o Options) (*Report, error) {
 		a := Asset{Kind: AssetConsumer, Name: c.Name, Messages: c.NumPending + uint64(max(c.NumAckPending, 0))}
 		if c.Cluster != nil {
 			a.Replicas = 1 + len(c.Cluster.Replicas)
+			a.Behind = behind(c.Cluster, r.Assets[0].Replicas) // as many as JOBS has
 		}
 		for _, c := range consumerChanges(c.Config, c.campaign, c.segment) {
 			a.Findings = append(a.Findings, Finding{Difference: c.Difference, Manual: c.manual, After: c.after})
@@ -165,21 +166,21 @@ func (q *Queue) check(ctx context.Context, o Options) (*Report, error) {
 	return r, nil
 }
 
-// behind are the peers of the stream that do not have all of it.
-func behind(info *jetstream.StreamInfo) []string {
-	if info.Cluster == nil || info.Config.Replicas < 2 {
+// behind are the peers of a stream or consumer that do not have all of it.
+func behind(cl *jetstream.ClusterInfo, replicas int) []string {
+	if cl == nil || replicas < 2 {
 		return nil
 	}
 	var out []string
-	for _, p := range info.Cluster.Replicas {
+	for _, p := range cl.Replicas {
 		if !p.Current || p.Offline || p.Lag > 0 {
 			out = append(out, p.Name)
 		}
 	}
-	for range info.Config.Replicas - 1 - len(info.Cluster.Replicas) {
+	for range replicas - 1 - len(cl.Replicas) {
 		out = append(out, "(none)")
 	}
-	if info.Cluster.Leader == "" {
+	if cl.Leader == "" {
 		out = append(out, "(leader)")
 	}
 	slices.Sort(out)
@@ -217,13 +218,13 @@ func (q *Queue) consumers(ctx context.Context) ([]consumer, error) {
 // attach makes a Queue of a connection, without a look at the streams.
 func attach(nc *nats.Conn, o Options) (*Queue, error) {
 	q := &Queue{nc: nc, died: o.Died, log: cmp.Or(o.Log, slog.Default()), timeout: cmp.Or(o.Timeout, 10*time.Second)}
-	var err error
-	q.js, err = jetstream.New(nc,
+	js, err := jetstream.New(nc,
 		jetstream.WithDefaultTimeout(q.timeout),
 		jetstream.WithPublishAsyncMaxPending(asyncPending),
 		jetstream.WithPublishAsyncTimeout(q.timeout))
 	if err != nil {
 		return nil, fmt.Errorf("opening the queue: %w", err)
 	}
+	q.js = timed{js, q.timeout}
 	return q, nil
 }

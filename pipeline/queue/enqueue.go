@@ -62,7 +62,14 @@ func (q *Queue) Enqueue(ctx context.Context, c *pipeline.Campaign, segment strin
 		}
 		return nil
 	}
-	if err := open(); err != nil {
+	err := open()
+	for began := time.Now(); mayPassLater(err) && ctx.Err() == nil && time.Since(began) < patience; err = open() {
+		select {
+		case <-time.After(enqueueWait):
+		case <-ctx.Done():
+		}
+	}
+	if err != nil {
 		return res, err
 	}
 	e := enqueuer{q: q, tracer: tracer(), res: &res}
@@ -171,7 +178,7 @@ func (e *enqueuer) flush(ctx context.Context) error {
 
 // mayPassLater reports whether the server was out of reach, or busy, and no verdict about the message came.
 func mayPassLater(err error) bool {
-	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
+	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrAsyncPublishTimeout) ||
 		errors.Is(err, jetstream.ErrTooManyStalledMsgs) || errors.Is(err, nats.ErrConnectionReconnecting)
 }

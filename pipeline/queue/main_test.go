@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 	if url := os.Getenv(budgetChildEnv); url != "" {
 		os.Exit(budgetChild(url))
 	}
+	if config := os.Getenv(nodeEnv); config != "" {
+		os.Exit(runNode(config))
+	}
 	os.Exit(m.Run())
 }
 

@@ -184,21 +184,12 @@ func eachOrAll[T any](todo []T, update func([]T) error, done func([]T, error), d
 	return nil
 }
 
-// settle waits until every replica of every stream has caught up.
+// settle waits until every replica of every stream and of every consumer has caught up. The server gives a consumer its
+// replicas some time after its stream; a server that is lost in between takes the consumer with it.
 func (q *Queue) settle(ctx context.Context) error {
 	told := time.Time{}
 	for {
-		var late []string
-		for _, a := range assets(Options{}) {
-			s, err := q.js.Stream(ctx, a.want.Name)
-			if err != nil { // as it may be while a leader is elected
-				late = append(late, a.want.Name+": "+err.Error())
-				continue
-			}
-			if b := behind(s.CachedInfo()); len(b) > 0 {
-				late = append(late, a.want.Name+" on "+strings.Join(b, ", "))
-			}
-		}
+		late := q.late(ctx)
 		if len(late) == 0 {
 			return nil
 		}
@@ -212,4 +203,35 @@ func (q *Queue) settle(ctx context.Context) error {
 			return fmt.Errorf("waiting for replicas to catch up (%s): %w", strings.Join(late, "; "), ctx.Err())
 		}
 	}
+}
+
+// late are the streams and consumers with replicas that have not caught up, and those that cannot be asked, as it is while
+// a leader is elected.
+func (q *Queue) late(ctx context.Context) []string {
+	var late []string
+	jobs := 0 // replicas
+	for _, a := range assets(Options{}) {
+		s, err := q.js.Stream(ctx, a.want.Name)
+		if err != nil {
+			late = append(late, a.want.Name+": "+err.Error())
+			continue
+		}
+		info := s.CachedInfo()
+		if a.want.Name == StreamJobs {
+			jobs = info.Config.Replicas
+		}
+		if b := behind(info.Cluster, info.Config.Replicas); len(b) > 0 {
+			late = append(late, a.want.Name+" on "+strings.Join(b, ", "))
+		}
+	}
+	consumers, err := q.consumers(ctx)
+	if err != nil {
+		return append(late, err.Error())
+	}
+	for _, c := range consumers {
+		if b := behind(c.Cluster, cmp.Or(c.Config.Replicas, jobs)); len(b) > 0 {
+			late = append(late, c.Name+" on "+strings.Join(b, ", "))
+		}
+	}
+	return late
 }

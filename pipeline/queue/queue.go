@@ -210,6 +210,8 @@ func (q *Queue) ask(ctx context.Context, subject string, request, answer any) er
 func (q *Queue) purge(ctx context.Context, stream, filter string, below uint64) error {
 	s, err := q.js.Stream(ctx, stream)
 	if err == nil {
+		ctx, cancel := q.within(ctx)
+		defer cancel()
 		err = s.Purge(ctx, jetstream.WithPurgeSubject(filter), jetstream.WithPurgeSequence(below))
 	}
 	if err != nil {
