@@ -28,8 +28,8 @@ func (l *ledger) findQuarantined(ctx context.Context, entries []*entry) {
 	if len(todo) == 0 {
 		return
 	}
-	n, err := l.q.count(ctx, StreamQuarantine, quarantineFilter(l.c.Name))
-	if err == nil && n == 0 {
+	some, err := l.q.exists(ctx, StreamQuarantine, quarantineFilter(l.c.Name))
+	if err == nil && !some {
 		return
 	}
 	var g errgroup.Group

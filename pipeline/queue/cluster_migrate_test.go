@@ -30,7 +30,7 @@ func TestClusterMigrate(t *testing.T) {
 	if _, err := q.Enqueue(ctx, c, "hash", Items(items(total)...)); err != nil {
 		t.Fatal(err)
 	}
-	src, err := q.Source(ctx, c.Name, "hash", SourceOptions{AckWait: 4 * time.Second, Wait: time.Second})
+	src, err := q.Source(ctx, c.Name, "hash", SourceOptions{Wait: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,6 +89,10 @@ func TestClusterMigrate(t *testing.T) {
 		t.Errorf("a missing bucket was made with %d replicas: %v", s.CachedInfo().Config.Replicas, err)
 	}
 
+	// What is in flight then is handed out again soon, and not only after a minute.
+	if _, err := q.Source(ctx, c.Name, "hash", SourceOptions{AckWait: 4 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
 	// The proof that there are three: any of them may go.
 	cl.kill(cl.leader(q, StreamJobs))
 	cl.soon("finishing", func(ctx context.Context) error {

@@ -12,7 +12,7 @@ import (
 
 // What docs/control.md says that the commands need.
 var (
-	needAll = []string{"$JS.API.STREAM.INFO.*", "$JS.API.DIRECT.GET.>", "$JS.API.CONSUMER.CREATE.KV_campaigns.>",
+	needAll = []string{"$JS.API.STREAM.INFO.*", "$JS.API.DIRECT.GET.>", "$JS.API.STREAM.MSG.GET.KV_campaigns", "$JS.API.CONSUMER.CREATE.KV_campaigns.>",
 		"$JS.API.CONSUMER.DELETE.KV_campaigns.>", "$JS.API.CONSUMER.INFO.JOBS.>"}
 	needList   = append(consume("QUARANTINE"), "$JS.API.STREAM.MSG.GET.*")
 	needReport = slices.Concat(needList, consume("EVENTS"), consume("JOBS"))
