@@ -167,7 +167,7 @@ func (h *house) checkLog(j *job, n int) error {
 	}
 	entries := size - j.entries
 	double := entries - n
-	const held = 24 + 24 // signing, and signed and not uploaded yet, in one worker
+	const held = signing + uploading + signing // signing, waiting for upload, and in it, in one worker
 	explained := int(h.rekor.lost.Load()-j.lost) + (h.kills-j.kills+(h.stops-j.stops)*len(h.workers))*held
 	fmt.Printf("  %d log entries, %d double (%d could be explained by lost answers and deaths)\n", entries, double, explained)
 	if double < 0 || double > explained {

@@ -51,6 +51,10 @@ type totals struct {
 	began                                    time.Time
 }
 
+// signing and uploading are how many items are in these stages of a worker at once: few, so that a campaign lasts long enough
+// for something to happen to it.
+const signing, uploading = 8, 8
+
 // node is one server of the NATS cluster, with the wires that lead to it.
 type node struct {
 	process
@@ -300,7 +304,8 @@ func (h *house) startWorkers(ctx context.Context) error {
 	for i := range h.plan.workers {
 		name := fmt.Sprintf("worker%d", i+1)
 		w := &process{name: name, program: h.bin["worker"], env: h.env, log: h.logOf(name),
-			args: []string{"--nats", h.natsURL, "--replicas", "3", "--log-level", "INFO", "--concurrency", "sign=24;upload=16"}}
+			args: []string{"--nats", h.natsURL, "--replicas", "3", "--log-level", "INFO",
+				"--concurrency", fmt.Sprintf("sign=%d;upload=%d", signing, uploading)}}
 		h.workers = append(h.workers, w)
 		if err := w.start(ctx); err != nil {
 			return err
