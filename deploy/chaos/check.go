@@ -69,6 +69,7 @@ func (h *house) check(ctx context.Context, j *job, s status) error {
 		return err
 	}
 	h.checkWorkers()
+	h.checkReport(ctx, j)
 	h.totals.packages += s.Published
 	return nil
 }
@@ -192,6 +193,41 @@ func (h *house) logSize() (int, error) {
 		return 0, fmt.Errorf("reading the log's checkpoint: %w", err)
 	}
 	return n, nil
+}
+
+// checkReport closes the campaign, which is refused if the ledger does not add up, and has each package's outcome told.
+func (h *house) checkReport(ctx context.Context, j *job) {
+	if _, said, err := output(ctx, h.env, h.bin["producer"], "campaign", "close", "--nats", h.natsURL, j.name); err != nil {
+		h.fail("%s: campaign close: exit %d: %s", j.name, exitCode(err), said)
+	}
+	out, said, err := output(ctx, h.env, h.bin["producer"], "report", "--json", "--nats", h.natsURL, j.name)
+	if err != nil {
+		h.fail("%s: report: exit %d: %s", j.name, exitCode(err), said)
+		return
+	}
+	var r struct {
+		Items  []struct{ Filename, Outcome string }
+		Counts map[string]int
+	}
+	if err := json.Unmarshal(out, &r); err != nil {
+		h.fail("%s: report: %v", j.name, err)
+		return
+	}
+	seen := map[string]int{}
+	for _, it := range r.Items {
+		if it.Outcome != "published" && it.Outcome != "skipped" {
+			h.fail("%s: the report says that %s is %s", j.name, it.Filename, it.Outcome)
+		}
+		seen[it.Filename]++
+	}
+	for _, p := range j.packages {
+		if n := seen[filepath.Base(p)]; n != 1 {
+			h.fail("%s: the report tells of %s %d times", j.name, filepath.Base(p), n)
+		}
+	}
+	if r.Counts["enqueued"] != len(j.packages) {
+		h.fail("%s: the report counts %v", j.name, r.Counts)
+	}
 }
 
 var crash = regexp.MustCompile(`(?m)^(panic: |fatal error: |WARNING: DATA RACE).*$|internal\.panic.*$`)
