@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -197,8 +198,15 @@ func (h *house) logSize() (int, error) {
 
 // checkReport closes the campaign, which is refused if the ledger does not add up, and has each package's outcome told.
 func (h *house) checkReport(ctx context.Context, j *job) {
-	if _, said, err := output(ctx, h.env, h.bin["producer"], "campaign", "close", "--nats", h.natsURL, j.name); err != nil {
-		h.fail("%s: campaign close: exit %d: %s", j.name, exitCode(err), said)
+	// An acknowledgement that a dying server forgot is made up for when the item is handed out again, a minute later.
+	if err := until(ctx, 3*time.Minute, func(ctx context.Context) error {
+		_, said, err := output(ctx, h.env, h.bin["producer"], "campaign", "close", "--nats", h.natsURL, j.name)
+		if err != nil {
+			return fmt.Errorf("exit %d: %s", exitCode(err), said)
+		}
+		return nil
+	}); err != nil {
+		h.fail("%s: campaign close: %v", j.name, err)
 	}
 	out, said, err := output(ctx, h.env, h.bin["producer"], "report", "--json", "--nats", h.natsURL, j.name)
 	if err != nil {
