@@ -140,8 +140,12 @@ func (w *worker) campaign(ctx context.Context, c *pipeline.Campaign, gate *pipel
 			log = log.With("hint", e.Hint)
 		}
 		// The reason may go away: another identity, rights given, a store that is back. Until then others may serve it.
-		log.Error("not serving the campaign for now", "error", err, "next_try_in", time.Minute)
-		if gate.WaitAtMost(ctx, pipeline.StateOpen, time.Minute) != pipeline.StateOpen || ctx.Err() != nil {
+		again := time.Minute
+		if ok && e.Code == command.ExitUpstream { // an outage, a full disk: soon after it is over
+			again = 10 * time.Second
+		}
+		log.Error("not serving the campaign for now", "error", err, "next_try_in", again)
+		if gate.WaitAtMost(ctx, pipeline.StateOpen, again) != pipeline.StateOpen || ctx.Err() != nil {
 			return nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/attest"
@@ -311,9 +312,12 @@ func (f *QueueFlags) Connect(ctx context.Context, env *Env, to string) (*queue.C
 		if errors.Is(err, queue.ErrInUse) {
 			hint = "wait for the other run, or give this one its own --state DIR"
 		}
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			hint = "free space on the disk of the queue's state, or give another place with --state DIR"
+		}
 		return nil, o, nil, &Error{Code: ExitUsage, Err: err, Item: dir, Hint: hint}
 	}
-	o.Died = srv.Died()
+	o.Died, o.Stuck = srv.Died(), srv.Stuck
 	nc, err := srv.Connect(queue.ConnectOptions{Log: env.Log})
 	if err != nil {
 		srv.Close()

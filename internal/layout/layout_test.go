@@ -71,6 +71,8 @@ func TestWhoMayImportWhat(t *testing.T) {
 		"github.com/rogpeppe/go-internal":    {},
 		module + "/internal/conda/condatest": {"internal/conda/condatest", "deploy"}, // tests, the demo and benchmarks
 		module + "/internal/store/storetest": {"internal/store/storetest"},
+		module + "/internal/smalldisk":       {},
+		"go.uber.org/goleak":                 {},
 		module + "/cmd/":                     {},
 		module + "/stages":                   {"stages", "cmd", "internal/command"},
 		module + "/internal/command":         {"cmd", "internal/command"},

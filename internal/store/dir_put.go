@@ -259,10 +259,10 @@ func (d *Dir) temp() (*tempFile, error) {
 
 // discard ends the file, whether it has been published or not.
 func (t *tempFile) discard() {
+	t.file.Close() // has been flushed, or is of no use; first, since removing takes a descriptor
 	if t.name != "" {
 		t.dir.root.Remove(t.name) // if it fails, a sweep finds it
 	}
-	t.file.Close() // has been flushed, or is of no use
 }
 
 // buffers are what bodies are copied through.

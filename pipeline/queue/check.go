@@ -217,7 +217,10 @@ func (q *Queue) consumers(ctx context.Context) ([]consumer, error) {
 
 // attach makes a Queue of a connection, without a look at the streams.
 func attach(nc *nats.Conn, o Options) (*Queue, error) {
-	q := &Queue{nc: nc, died: o.Died, log: cmp.Or(o.Log, slog.Default()), timeout: cmp.Or(o.Timeout, 10*time.Second)}
+	q := &Queue{nc: nc, died: o.Died, stuck: o.Stuck, log: cmp.Or(o.Log, slog.Default()), timeout: cmp.Or(o.Timeout, 10*time.Second)}
+	if q.stuck == nil {
+		q.stuck = func() bool { return false }
+	}
 	js, err := jetstream.New(nc,
 		jetstream.WithDefaultTimeout(q.timeout),
 		jetstream.WithPublishAsyncMaxPending(asyncPending),

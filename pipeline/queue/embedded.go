@@ -22,7 +22,8 @@ type EmbedOptions struct {
 	// Listen is a loopback address and port ("127.0.0.1:4222", port 0 for any free one) where other processes of this
 	// machine may connect. Empty: nobody but this process can. There is no authentication, so other addresses are refused.
 	Listen string
-	// MaxStore bounds what the streams take on disk, in bytes. Default: what they take now and 80% of what is free.
+	// MaxStore bounds what the streams take on disk, in bytes. Default: what they take now and 80% of what is free; when that
+	// is used up and more has become free since, it grows.
 	MaxStore int64
 	// StartTimeout bounds the recovery of what is stored. Default 60 s.
 	StartTimeout time.Duration
@@ -51,15 +52,22 @@ func (e *InUseError) Is(target error) bool { return target == ErrInUse }
 
 // Server is a NATS server with JetStream in this process. Its methods are safe for concurrent use.
 type Server struct {
-	s    *server.Server
 	lock *os.File
 	died bool
 	log  *slog.Logger
 	once sync.Once
+
+	mu sync.Mutex
+	s  *server.Server // another one after each restart, see mender
+
+	mender mender
 }
 
 // Embed starts a server that keeps its streams in dir, which is created if need be. Every acknowledged write is on the
 // disk (fsync). One process at a time may have a directory; a second one gets an *InUseError. The caller MUST Close it.
+//
+// When the server cannot write (the disk is full, there are no file descriptors), it says so in the log and takes nothing
+// more; what it has is safe. Once it can, it starts itself anew: to its clients that is an outage, which they outlast.
 func Embed(dir string, o EmbedOptions) (*Server, error) {
 	log := o.Log
 	if log == nil {
@@ -77,21 +85,37 @@ func Embed(dir string, o EmbedOptions) (*Server, error) {
 		return nil, err
 	}
 	e := &Server{lock: lock, died: died, log: log}
+	if err := sweepRoom(dir); err != nil {
+		log.Warn("clearing the queue directory", "error", err)
+	}
+	e.mender = mender{e: e, dir: dir, o: o, trouble: make(chan string, 1), stop: make(chan struct{})}
 	if err := e.start(dir, o); err != nil {
 		e.Close()
 		return nil, fmt.Errorf("starting the embedded server in %s: %w", dir, err)
 	}
+	if o.Listen != "" {
+		e.mender.o.Listen = e.running().Addr().String() // after a restart at the same place
+	}
+	e.mender.ended.Go(e.mender.watch)
 	return e, nil
+}
+
+// running is the server as it is now; nil if there is none.
+func (e *Server) running() *server.Server {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.s
 }
 
 func (e *Server) start(dir string, o EmbedOptions) error {
 	maxStore := o.MaxStore
 	if maxStore == 0 {
 		var err error
-		if maxStore, err = defaultMaxStore(dir); err != nil {
+		if maxStore, e.mender.reserve, err = defaultMaxStore(dir, e.mender.reserve); err != nil {
 			return err
 		}
 	}
+	e.mender.limit = maxStore
 	opts := &server.Options{
 		ServerName:             "hallmark",
 		DontListen:             true,
@@ -123,8 +147,10 @@ func (e *Server) start(dir string, o EmbedOptions) error {
 	if err != nil {
 		return err
 	}
-	s.SetLoggerV2(serverLog{e.log.With("component", "nats")}, false, false, false)
+	s.SetLoggerV2(serverLog{e.log.With("component", "nats"), e.mender.hear}, false, false, false)
+	e.mu.Lock()
 	e.s = s
+	e.mu.Unlock()
 	s.Start()
 	timeout := o.StartTimeout
 	if timeout == 0 {
@@ -139,13 +165,17 @@ func (e *Server) start(dir string, o EmbedOptions) error {
 	return nil
 }
 
+// minReserve is what stays free at least: a batch is on the disk twice while it is stored.
+const minReserve = 4 << 20
+
 // defaultMaxStore bounds the streams below the disk's size. A stream that meets a full disk stays wedged until the server
 // starts again, while one that meets this limit refuses writes cleanly and goes on once there is room. What is stored
-// already counts: a limit below it would keep the streams from being recovered.
-func defaultMaxStore(dir string) (int64, error) {
+// already counts: a limit below it would keep the streams from being recovered. reserve is what is to stay free: 0 for a fifth
+// of what is free now; the one that holds is returned.
+func defaultMaxStore(dir string, reserve int64) (limit, reserved int64, err error) {
 	free, err := freeBytes(dir)
 	if err != nil {
-		return 0, fmt.Errorf("asking for the free disk space: %w", err)
+		return 0, 0, fmt.Errorf("asking for the free disk space: %w", err)
 	}
 	var used int64
 	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
@@ -158,24 +188,33 @@ func defaultMaxStore(dir string) (int64, error) {
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("measuring what is stored: %w", err)
+		return 0, 0, fmt.Errorf("measuring what is stored: %w", err)
 	}
-	return used + free/5*4, nil
+	if reserve == 0 {
+		reserve = max(free/5, minReserve)
+	}
+	return max(used+max(free-reserve, 0), 1), reserve, nil // 0 would be a limit of the server's own
 }
 
 // Connect connects within the process, without a socket. It takes the same options as Connect over the network, of
 // which only the name and the log matter here.
 func (e *Server) Connect(o ConnectOptions) (*nats.Conn, error) {
-	nc, err := nats.Connect("", append(o.common(), nats.InProcessServer(e.s))...)
+	nc, err := nats.Connect("", append(o.common(), nats.InProcessServer(door{e}))...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the embedded server: %w", err)
 	}
 	return nc, nil
 }
 
+// door leads to the server as it is now.
+type door struct{ e *Server }
+
+// InProcessConn implements nats.InProcessConnProvider.
+func (d door) InProcessConn() (net.Conn, error) { return d.e.running().InProcessConn() }
+
 // URL is where other processes of this machine connect; "" if the server does not listen.
 func (e *Server) URL() string {
-	if a, ok := e.s.Addr().(*net.TCPAddr); ok {
+	if a, ok := e.running().Addr().(*net.TCPAddr); ok {
 		return "nats://" + a.String()
 	}
 	return ""
@@ -189,9 +228,11 @@ func (e *Server) Died() bool { return e.died }
 // first. Calling it again does nothing.
 func (e *Server) Close() {
 	e.once.Do(func() {
-		if e.s != nil {
-			e.s.Shutdown()
-			e.s.WaitForShutdown()
+		close(e.mender.stop)
+		e.mender.ended.Wait()
+		if s := e.running(); s != nil {
+			s.Shutdown()
+			s.WaitForShutdown()
 		}
 		// Unlocked, not only closed: a child that another goroutine is just starting may hold a copy of the file until
 		// it has become its own program.
@@ -213,8 +254,10 @@ func lockDir(dir string) (f *os.File, died bool, err error) {
 		if st, statErr := f.Stat(); statErr == nil {
 			died = st.Size() > 0
 		}
-		if err = f.Truncate(0); err == nil {
-			_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+		// In this order it also works on a full disk, and never takes the mark of a death away without leaving its own.
+		pid := strconv.Itoa(os.Getpid()) + "\n"
+		if _, err = f.WriteAt([]byte(pid), 0); err == nil {
+			err = f.Truncate(int64(len(pid)))
 		}
 	}
 	if err != nil {
@@ -233,11 +276,18 @@ func lockDir(dir string) (f *os.File, died bool, err error) {
 
 // serverLog gives the server's log to slog. Fatalf only logs: a library does not end the process; Embed notices that the
 // server is not ready.
-type serverLog struct{ log *slog.Logger }
+type serverLog struct {
+	log  *slog.Logger
+	hear func(said string)
+}
 
 func (l serverLog) Noticef(f string, v ...any) { l.log.Debug(fmt.Sprintf(f, v...)) }
 func (l serverLog) Debugf(f string, v ...any)  { l.log.Debug(fmt.Sprintf(f, v...)) }
 func (l serverLog) Tracef(f string, v ...any)  { l.log.Debug(fmt.Sprintf(f, v...)) }
-func (l serverLog) Warnf(f string, v ...any)   { l.log.Warn(fmt.Sprintf(f, v...)) }
-func (l serverLog) Errorf(f string, v ...any)  { l.log.Warn(fmt.Sprintf(f, v...)) }
 func (l serverLog) Fatalf(f string, v ...any)  { l.log.Error(fmt.Sprintf(f, v...)) }
+func (l serverLog) Warnf(f string, v ...any)   { l.Errorf(f, v...) }
+func (l serverLog) Errorf(f string, v ...any) {
+	said := fmt.Sprintf(f, v...)
+	l.log.Warn(said)
+	l.hear(said)
+}

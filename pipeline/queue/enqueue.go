@@ -42,8 +42,8 @@ func Items(items ...*pipeline.Item) iter.Seq2[*pipeline.Item, error] {
 
 // Enqueue puts the items in the queue for the segment. An item that is there already, done or not, stays as it is. The
 // first error, of the sequence or of the queue, ends it; the result counts what is stored by then, and enqueueing the
-// same again completes it. Where the queue has no room it waits for some until ctx ends, and the log says so; while the
-// server does not answer it waits for patience. The campaign MUST exist and be open or paused, from the beginning to the end
+// same again completes it. Where the queue has no room, or an embedded server is Stuck, it waits until ctx ends, and
+// the log says so; while the server does not answer it waits for patience. The campaign MUST exist and be open or paused, from the beginning to the end
 // (ErrNotFound, ErrClosed, ErrEnding; ErrFrozen if it was reopened). An item's Campaign may be empty; it is filled in.
 //
 // Each item begins a trace of its own, which travels with it.
@@ -151,7 +151,7 @@ func (e *enqueuer) flush(ctx context.Context) error {
 				e.res.Queued++
 			case errors.Is(err, errAlready):
 				already++
-			case ctx.Err() == nil && (errors.Is(err, errFull) || mayPassLater(err) && time.Since(began) < patience):
+			case ctx.Err() == nil && (errors.Is(err, errFull) || mayPassLater(err) && (time.Since(began) < patience || e.q.stuck())):
 				again, why = append(again, i), err
 				continue
 			default:
@@ -164,6 +164,9 @@ func (e *enqueuer) flush(ctx context.Context) error {
 		}
 		if left = again; len(left) > 0 {
 			e.q.log.WarnContext(ctx, "the queue takes nothing more for now; waiting", "items", len(left), "error", why)
+			if e.q.stuck() {
+				began = time.Now() // its patience begins when it works again
+			}
 			select {
 			case <-time.After(enqueueWait):
 			case <-ctx.Done():

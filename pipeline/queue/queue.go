@@ -26,6 +26,8 @@ type Options struct {
 	EventsMaxAge time.Duration
 	// Died is the embedded server's: see Server.Died.
 	Died bool
+	// Stuck is the embedded server's: see Server.Stuck. Default: never.
+	Stuck func() bool
 	// Timeout bounds each request to the server. Default 10 s.
 	Timeout time.Duration
 	// Log defaults to slog.Default().
@@ -40,6 +42,7 @@ type Queue struct {
 	suspects jetstream.KeyValue
 	budgets  jetstream.KeyValue
 	died     bool
+	stuck    func() bool
 	// replicated: counts may come from a replica that is behind.
 	replicated atomic.Bool
 	log        *slog.Logger
