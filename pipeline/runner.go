@@ -85,6 +85,7 @@ type run struct {
 	left    chan struct{} // has an element when an item has left since somebody looked
 	settle  chan Outcome
 	inAir   sync.Map              // *flight → struct{}, for heartbeats
+	held    sync.Map              // the id of each of their items → *flight
 	fatal   atomic.Pointer[Error] // the first fatal error
 }
 
@@ -243,9 +244,11 @@ func (x *run) pull(ctx context.Context, in chan<- *flight) {
 		}
 		failures = 0
 		// All are boarded before the first one goes on: the queue must hear of those that wait, or it hands them out again.
-		fs := make([]*flight, len(got))
-		for i, d := range got {
-			fs[i] = x.board(d)
+		fs := make([]*flight, 0, len(got))
+		for _, d := range got {
+			if f := x.board(d); f != nil {
+				fs = append(fs, f)
+			}
 		}
 		fs, suspects := x.sift(ctx, fs)
 		ready := &x.tally.stages[0].ready
@@ -309,8 +312,16 @@ func (x *run) release(ds []Delivery) {
 	}
 }
 
-// board puts a delivery in flight and starts its span.
+// board puts a delivery in flight and starts its span. It gives nil for an item that is in flight already: a queue whose
+// clock jumps forwards takes all that it has handed out for lost. The first delivery's heartbeats and acknowledgement are
+// for both; to work on the second would sign the package twice.
 func (x *run) board(d Delivery) *flight {
+	f := &flight{d: d}
+	if _, twice := x.held.LoadOrStore(d.Item.ID, f); twice {
+		x.log.Info("an item was handed out again while it is worked on", "item", d.Item.ID, "package", d.Item.Filename, "attempt", d.Attempt)
+		x.permitBack()
+		return nil
+	}
 	parent := x.work
 	if d.Context != nil {
 		parent = trace.ContextWithRemoteSpanContext(x.work, trace.SpanContextFromContext(d.Context))
@@ -324,7 +335,7 @@ func (x *run) board(d Delivery) *flight {
 			attribute.String("hallmark.package", d.Item.Filename),
 			attribute.Int("hallmark.attempt", d.Attempt)))
 	d.Context = ctx
-	f := &flight{d: d, ctx: ctx, span: span}
+	f.d, f.ctx, f.span = d, ctx, span
 	x.inAir.Store(f, struct{}{})
 	x.tally.inFlight.Add(1)
 	return f
@@ -333,6 +344,7 @@ func (x *run) board(d Delivery) *flight {
 // land gives an item back to the queue, to be handed out again after the delay.
 func (x *run) land(f *flight, delay time.Duration) {
 	x.clear(f) // before another worker can have it
+	x.held.CompareAndDelete(f.d.Item.ID, f)
 	if err := f.d.Job.Release(delay); err != nil {
 		x.log.DebugContext(f.ctx, "releasing an item", "item", f.d.Item.ID, "error", err)
 	}
@@ -344,6 +356,7 @@ func (x *run) ended(f *flight) {
 	x.clear(f)
 	f.span.End()
 	x.inAir.Delete(f)
+	x.held.CompareAndDelete(f.d.Item.ID, f)
 	x.tally.inFlight.Add(-1)
 	select {
 	case x.left <- struct{}{}:

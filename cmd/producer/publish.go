@@ -75,10 +75,8 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 			return fmt.Errorf("enqueuing: %w", err)
 		}
 	}
-	select {
-	case <-time.After(time.Until(c.Created)): // see adopt
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := awaitBeginning(ctx, env, c.Created); err != nil {
+		return err
 	}
 
 	ps.queue, ps.worker = q, queue.WorkerID()
@@ -175,6 +173,23 @@ func adopt(ctx context.Context, q *queue.Queue, c *pipeline.Campaign, items []*p
 		it.Campaign = c.Name
 	}
 	return c, nil
+}
+
+// awaitBeginning waits for the second on which a campaign begins, see adopt. One that a run with another clock created may
+// begin in hours: that is not waited for. What is signed until then counts as signed before the campaign, and is skipped
+// where it would be published again.
+func awaitBeginning(ctx context.Context, env *command.Env, created time.Time) error {
+	wait := time.Until(created)
+	if most := 2 * time.Second; wait > most {
+		env.Log.Warn("the interrupted run's clock was ahead of this machine's: is it right?", "by", wait.Round(time.Second), "campaign_created", created)
+		wait = most
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // work runs the stages until nothing waits any more.

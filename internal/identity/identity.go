@@ -103,8 +103,8 @@ func parsed(raw string, source fmt.Stringer, now time.Time) (Token, error) {
 	}
 	t.Source = source.String()
 	if !t.Expiry.IsZero() && !now.Before(t.Expiry) {
-		return Token{}, fmt.Errorf("the token of %s was valid until %s: %w", source,
-			t.Expiry.UTC().Format(time.RFC3339), ErrExpired)
+		return Token{}, fmt.Errorf("the token of %s was valid until %s, and it is %s by this machine's clock: %w", source,
+			t.Expiry.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), ErrExpired)
 	}
 	return t, nil
 }

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -50,10 +51,10 @@ type Interactive struct {
 // ("" for "sigstore"). What the person must do is written to out, and a code is read from in if there is no other way.
 func NewInteractive(issuer, clientID string, in io.Reader, out io.Writer, transport http.RoundTripper) *Interactive {
 	return &Interactive{issuer: cmp.Or(issuer, defaultIssuer), clientID: cmp.Or(clientID, defaultClientID), in: in, out: out,
-		client: &http.Client{Transport: bounded{transport}, Timeout: 30 * time.Second}, turn: make(chan struct{}, 1), opener: openBrowser}
+		client: &http.Client{Transport: bounded{transport}}, turn: make(chan struct{}, 1), opener: openBrowser}
 }
 
-// bounded bounds every answer: the libraries read them to the end.
+// bounded bounds every answer, which the libraries read to the end, and the time that it takes.
 type bounded struct{ base http.RoundTripper }
 
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -61,15 +62,24 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	if base == nil {
 		base = http.DefaultTransport
 	}
-	resp, err := base.RoundTrip(r)
-	if err == nil {
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
+	defer cancel()
+	resp, err := base.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		return nil, err
 	}
-	return resp, err
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
 }
+
+// answerTimeout bounds a request with its answer. It is not the client's, whose timer lives until the answer is closed, which
+// oauth2 forgets where it asks for a device code.
+const answerTimeout = 30 * time.Second
 
 // maxAnswer bounds a sign-in service's answer, in bytes.
 const maxAnswer = 1 << 20

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hallmark-attest/hallmark/internal/store"
+	"go.uber.org/goleak"
 )
 
 // As other processes, the test binary runs itself: with these in its environment it is a writer.
@@ -31,7 +32,7 @@ const (
 func TestMain(m *testing.M) {
 	role := os.Getenv(roleVariable)
 	if role == "" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	}
 	d, err := store.NewDir(os.Getenv(dirVariable))
 	if err == nil {

@@ -80,6 +80,7 @@ type KeylessSigner struct {
 	first       atomic.Pointer[certificate] // its identity is the signer's
 	endpoints   atomic.Pointer[endpoints]
 
+	clock                   clock
 	issued, logged, retried atomic.Int64
 }
 
@@ -103,7 +104,7 @@ func NewSigner(c Config) (*KeylessSigner, error) {
 		t.MaxIdleConns, t.MaxIdleConnsPerHost = 0, Concurrency // the default, 2, would reconnect all the time
 		c.Transport = t
 	}
-	s := &KeylessSigner{config: c}
+	s := &KeylessSigner{config: c, clock: clock{log: c.Log}}
 	s.fulcio = s.upstream(serviceFulcio, fulcioTimeout, http.StatusOK)
 	s.tsa = s.upstream(serviceTSA, tsaTimeout, http.StatusOK, http.StatusCreated)
 	s.tsa.check = func(answer []byte) error {
@@ -121,6 +122,7 @@ func NewSigner(c Config) (*KeylessSigner, error) {
 
 func (s *KeylessSigner) upstream(service string, timeout time.Duration, expected ...int) *upstream {
 	return &upstream{service: service, budget: budgetNames[service], timeout: timeout, expected: expected, retries: &s.retried,
+		clock: &s.clock, since: time.Now(),
 		base: otelhttp.NewTransport(s.config.Transport,
 			otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return service + " " + r.Method }),
 			// The services are third parties: our trace ids are nothing to them.

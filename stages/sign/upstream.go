@@ -85,8 +85,12 @@ type upstream struct {
 	check    func(answer []byte) error // may be nil
 	retries  *atomic.Int64
 
-	// notBefore is when the service will take requests again, in nanoseconds since 1970, as a Retry-After said.
+	clock    *clock
+
+	// notBefore is when the service will take requests again, as a Retry-After said: in nanoseconds since since, by the
+	// monotonic clock, so that a wall clock that is set back does not make it hours.
 	notBefore atomic.Int64
+	since     time.Time
 }
 
 // RoundTrip implements http.RoundTripper. Its errors are *UpstreamError, or the request's context's.
@@ -141,10 +145,12 @@ func (u *upstream) try(req *http.Request, body []byte) (*http.Response, *Upstrea
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		r.ContentLength = int64(len(body))
 	}
+	asked := time.Now()
 	resp, err := u.base.RoundTrip(r)
 	if err != nil {
 		return nil, u.noAnswer(err)
 	}
+	u.clock.see(u.service, resp.Header, asked, time.Now())
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
 	if err != nil {
@@ -177,7 +183,7 @@ func (u *upstream) noAnswer(err error) *UpstreamError {
 
 // hold keeps every caller from the service for d.
 func (u *upstream) hold(d time.Duration) {
-	until := time.Now().Add(d).UnixNano()
+	until := int64(time.Since(u.since) + d)
 	for {
 		old := u.notBefore.Load()
 		if old >= until || u.notBefore.CompareAndSwap(old, until) {
@@ -187,11 +193,14 @@ func (u *upstream) hold(d time.Duration) {
 }
 
 // pausing says that the service does not want to be asked now.
-func (u *upstream) pausing() bool { return time.Until(time.Unix(0, u.notBefore.Load())) > 0 }
+func (u *upstream) pausing() bool { return u.left() > 0 }
+
+// left is how long the pause that the service asked for still is.
+func (u *upstream) left() time.Duration { return time.Duration(u.notBefore.Load()) - time.Since(u.since) }
 
 // waitTurn waits for the time that the service asked for, spreading the callers over a little more than that.
 func (u *upstream) waitTurn(ctx context.Context) error {
-	wait := time.Until(time.Unix(0, u.notBefore.Load()))
+	wait := u.left()
 	if wait <= 0 {
 		return nil
 	}

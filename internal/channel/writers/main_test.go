@@ -15,6 +15,7 @@ import (
 
 	"github.com/hallmark-attest/hallmark/internal/channel"
 	"github.com/hallmark-attest/hallmark/internal/store"
+	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -53,7 +54,7 @@ type outcome struct {
 func TestMain(m *testing.M) {
 	raw := os.Getenv(orderVariable)
 	if raw == "" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
