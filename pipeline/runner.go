@@ -38,6 +38,9 @@ type Runner struct {
 	// Suspicious says that every item may be one of them, since the queue died together with the last worker and may not
 	// know how often it has handed an item out.
 	Suspicious bool
+	// Probation is how long the runner must have been at work before it tries suspects alone: a worker that dies sooner than
+	// that has another reason. Default 10 s.
+	Probation time.Duration
 	// Log defaults to slog.Default().
 	Log *slog.Logger
 
@@ -77,6 +80,7 @@ type run struct {
 	*Runner
 	log      *slog.Logger
 	tally    *Tally
+	began    time.Time
 	work     context.Context // ends when nothing more may be done, after the drain
 	draining <-chan struct{} // closed when the drain begins
 	drain    func(error)     // begins it; the first error is Run's result
@@ -128,6 +132,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer stopWork(nil)
 	x := &run{
 		Runner:   r,
+		began:    time.Now(),
 		log:      r.Log,
 		tally:    tally,
 		work:     work,

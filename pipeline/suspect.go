@@ -13,7 +13,8 @@ import (
 //
 // When a worker dies, all that it held come again, and one of them is the poison. So the noted ones are tried among
 // themselves, aloneGroup at a time with nothing else in flight; those that a worker dies with once more are tried one by
-// one, and one that takes poisonAfter workers with it is set aside. The others come through on the way.
+// one, and one that takes poisonAfter workers with it is set aside. The others come through on the way. A worker that has
+// not lived for a while tries none: one that dies again and again right after its start accuses nobody.
 const (
 	suspectAfter = 3
 	aloneGroup   = 16
@@ -22,6 +23,9 @@ const (
 
 // CausePoison is the cause of an item that took several workers with it.
 const CausePoison = "item.poison"
+
+// probation is Runner.Probation's default.
+const probation = 10 * time.Second
 
 // suspectDelay is how long a suspect waits in the queue that cannot be tried yet.
 const suspectDelay = 5 * time.Second
@@ -106,6 +110,12 @@ func (x *run) clear(f *flight) {
 // tryAlone takes some of the suspects through with nothing else in flight, and gives the others back. It returns when they
 // are through, and false if ctx ended first.
 func (x *run) tryAlone(ctx context.Context, suspects []*flight, in chan<- *flight) bool {
+	if lived, least := time.Since(x.began), cmp.Or(x.Probation, probation); lived < least {
+		for _, f := range suspects {
+			x.land(f, max(least-lived, suspectDelay))
+		}
+		return true
+	}
 	// Those with fewer deaths come first: they are the likelier innocents. One with more than one goes by itself.
 	slices.SortStableFunc(suspects, func(a, b *flight) int { return cmp.Compare(a.deaths, b.deaths) })
 	n := 1

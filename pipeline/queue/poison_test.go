@@ -43,7 +43,7 @@ func poisoned(dir string) error {
 	defer i.close()
 	c := campaign("poison")
 	r := &pipeline.Runner{Steps: []pipeline.Step{{Stage: deadly{"id000123"}, Concurrency: 20}}, Ledger: i.Ledger(c, encoder{}), Suspects: i.Suspects(c.Name), Suspicious: i.Died(),
-		Heartbeat: 200 * time.Millisecond, Log: quiet}
+		Heartbeat: 200 * time.Millisecond, Probation: 100 * time.Millisecond, Log: quiet}
 	if r.Source, err = i.Source(ctx, c.Name, "hash", SourceOptions{AckWait: time.Second, Wait: time.Second}); err != nil {
 		return err
 	}
