@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // What docs/control.md says that the commands need.
@@ -115,5 +116,48 @@ func TestPermissions(t *testing.T) {
 			t.Errorf("%s: %v", step.user, err)
 		}
 		cancel()
+	}
+}
+
+// TestQueuePermissions: check and migrate work for users that may publish on what docs/operating.md says, and nothing else.
+func TestQueuePermissions(t *testing.T) {
+	t.Parallel()
+	look := []string{"$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.LIST.JOBS"}
+	change := append([]string{"$JS.API.STREAM.UPDATE.*", "$JS.API.STREAM.CREATE.*", "$JS.API.INFO", "$JS.API.CONSUMER.INFO.JOBS.*", "$JS.API.CONSUMER.CREATE.JOBS.>"}, look...)
+	opts := &server.Options{Users: []*server.User{{Username: "admin", Password: "x"}}}
+	for name, allow := range map[string][]string{"look": look, "change": change} {
+		opts.Users = append(opts.Users, &server.User{Username: name, Password: "x", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: allow}, Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}}}})
+	}
+	s := serve(t, opts)
+	as := func(user string) *nats.Conn {
+		nc, err := nats.Connect(s.ClientURL(), nats.UserInfo(user, "x"), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			t.Errorf("%s: %v", user, err)
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		return nc
+	}
+	o := Options{Log: quiet, Timeout: 5 * time.Second}
+	if r, err := Migrate(t.Context(), as("change"), o); err != nil || r.Findings() != 0 {
+		t.Fatalf("creating all: %+v, %v", r, err)
+	}
+	admin := as("admin")
+	q, err := Open(t.Context(), admin, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := &instance{Queue: q, nc: admin}
+	c := campaign("p")
+	i.create(t, c)
+	i.source(t, c, "hash", SourceOptions{AckWait: 3 * time.Second})
+	i.update(t, StreamEvents, func(s *jetstream.StreamConfig) { s.Duplicates = time.Minute })
+	if r, err := Check(t.Context(), as("look"), o); err != nil || r.Findings() != 2 {
+		t.Errorf("looking: %+v, %v", r, err)
+	}
+	if r, err := Migrate(t.Context(), as("change"), o); err != nil || r.Findings() != 0 {
+		t.Errorf("changing: %+v, %v", r, err)
 	}
 }
