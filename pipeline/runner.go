@@ -73,6 +73,7 @@ type flight struct {
 	events    []string // events completed so far
 	deaths    int      // of workers that had the item
 	noted     bool     // among the suspects
+	begins    bool     // the last attempt was the first in a trouble of the stage
 }
 
 // run is the state of one call of Run.

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -89,7 +90,11 @@ func (x *run) do(s Step, count *stageCount, b *breaker, f *flight) bool {
 		if x.Observer != nil {
 			x.Observer.Retrying(f.ctx, s.String(), f.d.Item, err, delay)
 		}
-		x.log.WarnContext(f.ctx, "trying again", "stage", s.String(), "package", f.d.Item.Filename, "cause", err.Cause,
+		level := slog.LevelInfo
+		if f.begins {
+			level = slog.LevelWarn // the others in the same trouble would say the same
+		}
+		x.log.Log(f.ctx, level, "trying again", "stage", s.String(), "package", f.d.Item.Filename, "cause", err.Cause,
 			"error", err.Err, "attempt", attempt, "next_try_in", delay)
 		count.waits(f, time.Now().Add(delay))
 		t := time.NewTimer(delay)
@@ -138,7 +143,7 @@ func (x *run) attempt(s Step, count *stageCount, f *flight) (e *Error) {
 		}
 		span.End()
 		end := time.Now()
-		count.attempted(f.d.Item, e, end)
+		f.begins = count.attempted(f.d.Item, e, end)
 		if x.Observer != nil {
 			x.Observer.StageDone(ctx, s.String(), f.d.Item, end.Sub(start), e)
 		}

@@ -100,8 +100,8 @@ func (c *stageCount) pause(open bool, until time.Time) {
 	c.paused, c.until = open, until
 }
 
-// attempted takes an attempt that ended with err at the time.
-func (c *stageCount) attempted(it *Item, err *Error, at time.Time) {
+// attempted takes an attempt that ended with err at the time. It reports whether trouble begins with it: the stage was in none.
+func (c *stageCount) attempted(it *Item, err *Error, at time.Time) (begins bool) {
 	c.running.Add(-1)
 	switch {
 	case err == nil || err.Kind == KindSkip:
@@ -111,10 +111,11 @@ func (c *stageCount) attempted(it *Item, err *Error, at time.Time) {
 		defer c.mu.Unlock()
 		since := c.trouble.Since
 		if since.IsZero() || c.doneSince(since) {
-			since = at
+			since, begins = at, true
 		}
 		c.trouble = Trouble{Err: err, Source: it.Source, At: at, Since: since}
 	}
+	return begins
 }
 
 // waits: the flight is tried again at the time, until tried is called.
