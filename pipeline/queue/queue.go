@@ -129,15 +129,6 @@ func (q *Queue) exists(ctx context.Context, stream, subject string) (bool, error
 	return m != nil, err
 }
 
-// lastOn is the sequence number of the stream's last message on the subject; 0 if there is none: see last.
-func (q *Queue) lastOn(ctx context.Context, stream, subject string) (uint64, error) {
-	m, err := q.last(ctx, stream, subject)
-	if m == nil {
-		return 0, err
-	}
-	return m.Sequence, err
-}
-
 // last returns the newest message on the subject, which may have wildcards, or nil. It asks the stream's leader. What has
 // replicas is otherwise answered by any of them, also by one that is still catching up after it was away: decisions, about
 // outcomes above all, MUST NOT hang on that.
