@@ -158,8 +158,9 @@ func report(w io.Writer, all []Result) error {
 	for i := 0; i+2 < len(all); i += 3 {
 		one, three, large := all[i], all[i+1], all[i+2]
 		hop := func(f func(Result) float64) float64 { return (three.perItem(f(three)) - one.perItem(f(one))) / 2 }
-		fmt.Fprintf(w, "%s: a hop costs %.0f µs wall, %.0f µs CPU; time per item at %d waiting over that at %d: %.2f done, %.2f enqueued\n", one.Arm,
+		fmt.Fprintf(w, "%s: a hop costs %.0f µs wall, %.0f µs CPU; per item at %d waiting over that at %d: CPU %.2f, wall %.2f, enqueueing %.2f\n", one.Arm,
 			hop(func(r Result) float64 { return r.Seconds }), hop(func(r Result) float64 { return r.CPU + r.ServerCPU }), large.Waiting, one.Waiting,
+			large.perItem(large.CPU+large.ServerCPU)/one.perItem(one.CPU+one.ServerCPU),
 			large.perItem(large.Seconds)/one.perItem(one.Seconds),
 			large.EnqueueSeconds/float64(large.Waiting)/(one.EnqueueSeconds/float64(one.Waiting)))
 	}

@@ -19,7 +19,7 @@ func TestReport(t *testing.T) {
 	if err := report(&b, all); err != nil {
 		t.Fatal(err)
 	}
-	if want := "server: a hop costs 50 µs wall, 40 µs CPU; time per item at 1000 waiting over that at 100: 1.50 done, 2.00 enqueued"; !strings.Contains(b.String(), want) {
+	if want := "server: a hop costs 50 µs wall, 40 µs CPU; per item at 1000 waiting over that at 100: CPU 1.00, wall 1.50, enqueueing 2.00"; !strings.Contains(b.String(), want) {
 		t.Errorf("got\n%s\nwant in it\n%s", b.String(), want)
 	}
 }
