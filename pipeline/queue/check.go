@@ -52,7 +52,7 @@ type Asset struct {
 	Replicas int    `json:"replicas,omitempty"`
 	// Messages are those stored; of a consumer, those that are not acknowledged.
 	Messages uint64 `json:"messages"`
-	// Behind are the replicas that are not up to date, or not there.
+	// Behind are the replicas that are not up to date, or not there. While items move, that one is a moment behind means nothing.
 	Behind []string `json:"behind,omitempty"`
 	// Missing says that it does not exist; Open and Migrate create it.
 	Missing  bool      `json:"missing,omitempty"`

@@ -181,6 +181,9 @@ func (e *enqueuer) flush(ctx context.Context) error {
 
 // mayPassLater reports whether the server was out of reach, or busy, and no verdict about the message came.
 func mayPassLater(err error) bool {
+	if e, ok := errors.AsType[*jetstream.APIError](err); ok && e.ErrorCode == codeNotAvailable {
+		return true // a cluster that has no leader yet
+	}
 	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrAsyncPublishTimeout) ||
 		errors.Is(err, jetstream.ErrTooManyStalledMsgs) || errors.Is(err, nats.ErrConnectionReconnecting)

@@ -184,16 +184,18 @@ func eachOrAll[T any](todo []T, update func([]T) error, done func([]T, error), d
 	return nil
 }
 
-// settle waits until every replica of every stream and of every consumer has caught up. The server gives a consumer its
-// replicas some time after its stream; a server that is lost in between takes the consumer with it.
+// settle waits until every replica of every stream and of every consumer has been seen to have all, once: where items move,
+// they are never all level at the same moment. The server gives a consumer its replicas some time after its stream; a server
+// that is lost in between takes the consumer with it.
 func (q *Queue) settle(ctx context.Context) error {
 	told := time.Time{}
+	level := map[string]bool{}
 	for {
-		late := q.late(ctx)
+		late := q.late(ctx, level)
 		if len(late) == 0 {
 			return nil
 		}
-		if time.Since(told) > 5*time.Second {
+		if ctx.Err() == nil && time.Since(told) > 5*time.Second {
 			q.log.InfoContext(ctx, "waiting for replicas to catch up", "behind", strings.Join(late, "; "))
 			told = time.Now()
 		}
@@ -206,11 +208,21 @@ func (q *Queue) settle(ctx context.Context) error {
 }
 
 // late are the streams and consumers with replicas that have not caught up, and those that cannot be asked, as it is while
-// a leader is elected.
-func (q *Queue) late(ctx context.Context) []string {
+// a leader is elected. Those that have are noted in level, and are not late any more.
+func (q *Queue) late(ctx context.Context, level map[string]bool) []string {
 	var late []string
+	check := func(name string, cl *jetstream.ClusterInfo, replicas int) {
+		if b := behind(cl, replicas); len(b) == 0 {
+			level[name] = true
+		} else if !level[name] {
+			late = append(late, name+" on "+strings.Join(b, ", "))
+		}
+	}
 	jobs := 0 // replicas
 	for _, a := range assets(Options{}) {
+		if level[a.want.Name] && a.want.Name != StreamJobs {
+			continue
+		}
 		s, err := q.js.Stream(ctx, a.want.Name)
 		if err != nil {
 			late = append(late, a.want.Name+": "+err.Error())
@@ -220,18 +232,14 @@ func (q *Queue) late(ctx context.Context) []string {
 		if a.want.Name == StreamJobs {
 			jobs = info.Config.Replicas
 		}
-		if b := behind(info.Cluster, info.Config.Replicas); len(b) > 0 {
-			late = append(late, a.want.Name+" on "+strings.Join(b, ", "))
-		}
+		check(a.want.Name, info.Cluster, info.Config.Replicas)
 	}
 	consumers, err := q.consumers(ctx)
 	if err != nil {
 		return append(late, err.Error())
 	}
 	for _, c := range consumers {
-		if b := behind(c.Cluster, cmp.Or(c.Config.Replicas, jobs)); len(b) > 0 {
-			late = append(late, c.Name+" on "+strings.Join(b, ", "))
-		}
+		check("consumer "+c.Name, c.Cluster, cmp.Or(c.Config.Replicas, jobs))
 	}
 	return late
 }

@@ -29,6 +29,7 @@ const (
 	codeStoreFailed       = 10077
 	codeNoResources       = 10023
 	codeNoStorage         = 10047
+	codeNotAvailable      = 10008
 	codeSequenceNotFound  = 10043
 	codeDeleteFailed      = 10057
 )
