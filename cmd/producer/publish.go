@@ -39,6 +39,7 @@ func (p *publishCmd) Run(ctx context.Context, env *command.Env) error {
 	if err := errors.Join(p.Check(), p.CheckStages(), p.Rate.Check()); err != nil {
 		return err
 	}
+	p.WarnOfDescriptors(env)
 	// Everything that can be wrong with the configuration is found before anything is enqueued.
 	c := &pipeline.Campaign{To: p.To, ChannelURL: p.ChannelURL, NoTargetChannel: p.NoTargetChannel,
 		SkipExisting: p.SkipExisting, StoreGitHub: p.StoreGitHub, State: pipeline.StateOpen}

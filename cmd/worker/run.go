@@ -52,6 +52,7 @@ func (g *grammar) Run(ctx context.Context, env *command.Env) error {
 	if err := g.CheckStages(); err != nil {
 		return err
 	}
+	g.WarnOfDescriptors(env)
 	names := g.Stages
 	if len(names) == 0 {
 		names = stages.Names()

@@ -85,7 +85,7 @@ type upstream struct {
 	check    func(answer []byte) error // may be nil
 	retries  *atomic.Int64
 
-	clock    *clock
+	clock *clock
 
 	// notBefore is when the service will take requests again, as a Retry-After said: in nanoseconds since since, by the
 	// monotonic clock, so that a wall clock that is set back does not make it hours.
@@ -196,7 +196,9 @@ func (u *upstream) hold(d time.Duration) {
 func (u *upstream) pausing() bool { return u.left() > 0 }
 
 // left is how long the pause that the service asked for still is.
-func (u *upstream) left() time.Duration { return time.Duration(u.notBefore.Load()) - time.Since(u.since) }
+func (u *upstream) left() time.Duration {
+	return time.Duration(u.notBefore.Load()) - time.Since(u.since)
+}
 
 // waitTurn waits for the time that the service asked for, spreading the callers over a little more than that.
 func (u *upstream) waitTurn(ctx context.Context) error {
