@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 )
@@ -83,7 +84,10 @@ func (p *Program) run(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%w: %s gave none in %s", ErrUnavailable, p.path, p.timeout)
 	}
 	exit, ran := errors.AsType[*exec.ExitError](err)
-	if !ran {
+	switch {
+	case !ran && scarce(err):
+		return "", fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case !ran:
 		return "", fmt.Errorf("%w: %w; %s", ErrRefused, err, p.hint)
 	}
 	reason := complaint.reason(out.data.String())
@@ -94,6 +98,16 @@ func (p *Program) run(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%w: %s: %s (%s); %s", ErrRefused, p.path, exit, reason, p.hint)
 	}
 	return "", fmt.Errorf("%w: %s: %s (%s)", ErrUnavailable, p.path, exit, reason)
+}
+
+// scarce reports whether a program did not start for want of what there may be later: file descriptors, processes, memory.
+func scarce(err error) bool {
+	for _, e := range [...]error{syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 var (
