@@ -83,7 +83,13 @@ type UnsettledError struct {
 	// Outcomes are those of the call that are not recorded, or not known to be; trying again may help.
 	Outcomes []Outcome
 	// Refused are those that can never be recorded as they are.
-	Refused []Outcome
+	Refused []Refusal
+	Err     error
+}
+
+// Refusal is an outcome that can never be recorded as it is, and why.
+type Refusal struct {
+	Outcome Outcome
 	Err     error
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -64,8 +63,11 @@ func (x *run) record(batch []Outcome) {
 			unsettled = &UnsettledError{}
 		}
 		left := map[*flight]bool{}
-		for _, o := range slices.Concat(unsettled.Outcomes, unsettled.Refused) {
+		for _, o := range unsettled.Outcomes {
 			left[o.flight] = true
+		}
+		for _, r := range unsettled.Refused {
+			left[r.Outcome.flight] = true
 		}
 		for _, o := range batch {
 			if !left[o.flight] {
@@ -73,14 +75,15 @@ func (x *run) record(batch []Outcome) {
 			}
 		}
 		batch = unsettled.Outcomes
-		for _, o := range unsettled.Refused {
-			x.log.ErrorContext(o.flight.ctx, "an outcome cannot be recorded", "item", o.Delivery.Item.ID, "package", o.Delivery.Item.Filename, "outcome", o.Kind, "error", err)
+		for _, r := range unsettled.Refused {
+			o := r.Outcome
+			x.log.ErrorContext(o.flight.ctx, "an outcome cannot be recorded, now or later", "item", o.Delivery.Item.ID, "package", o.Delivery.Item.Filename, "outcome", o.Kind, "error", r.Err)
 			if o.Kind == OutcomeFailed {
 				x.land(o.flight, unsettledDelay) // it is kept in the queue, and in the log
 				continue
 			}
 			batch = append(batch, Outcome{Delivery: o.Delivery, Kind: OutcomeFailed, flight: o.flight,
-				Failure: x.failure(o.flight, "ledger", &Error{Cause: CauseRefused, Err: fmt.Errorf("recording that the item is %s: %w", o.Kind, err),
+				Failure: x.failure(o.flight, "ledger", &Error{Cause: CauseRefused, Err: fmt.Errorf("recording that the item is %s: %w", o.Kind, r.Err),
 					Hint: "this is a defect in Hallmark: please report it with the log"})})
 		}
 		if len(unsettled.Outcomes) == 0 {

@@ -25,7 +25,7 @@ func (l *faulty) Settle(ctx context.Context, os []Outcome) error {
 	var rest []Outcome
 	for _, o := range os {
 		if l.refuses != nil && l.refuses(o) {
-			e.Refused = append(e.Refused, o)
+			e.Refused = append(e.Refused, Refusal{o, errors.New("event of 70000 bytes")})
 		} else {
 			rest = append(rest, o)
 		}
@@ -34,7 +34,7 @@ func (l *faulty) Settle(ctx context.Context, os []Outcome) error {
 		return err
 	}
 	if e.Refused != nil {
-		e.Err = errors.New("event of 70000 bytes")
+		e.Err = errors.New("refused")
 		return &e
 	}
 	return nil
@@ -86,7 +86,7 @@ func TestARefusedOutcomeIsSetAside(t *testing.T) {
 			if slices.Contains(bad, id) != (o.Kind == OutcomeFailed) {
 				t.Errorf("%s is %s", id, o.Kind)
 			}
-			if o.Kind == OutcomeFailed && (o.Failure.Cause != CauseRefused || o.Failure.Stage != "ledger" || o.Failure.Hint == "") {
+			if o.Kind == OutcomeFailed && (o.Failure.Cause != CauseRefused || o.Failure.Stage != "ledger" || o.Failure.Hint == "" || o.Failure.Message != "recording that the item is published: event of 70000 bytes") {
 				t.Errorf("%s: %+v", id, o.Failure)
 			}
 		}

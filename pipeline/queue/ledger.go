@@ -98,12 +98,13 @@ func (l *ledger) settle(ctx context.Context, entries []*entry) error {
 
 	var errs []error
 	var done []*entry
-	var failed, refused []pipeline.Outcome
+	var failed []pipeline.Outcome
+	var refused []pipeline.Refusal
 	for _, e := range entries {
 		if e.err != nil {
 			errs = append(errs, fmt.Errorf("item %s, %s: %w", e.id(), e.o.Kind, e.err))
 			if e.refused {
-				refused = append(refused, e.o)
+				refused = append(refused, pipeline.Refusal{Outcome: e.o, Err: e.err})
 			} else {
 				failed = append(failed, e.o)
 			}
