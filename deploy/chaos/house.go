@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	mrand "math/rand/v2"
 	"net/http"
@@ -58,6 +59,7 @@ const signing, uploading = 8, 8
 // node is one server of the NATS cluster, with the wires that lead to it.
 type node struct {
 	process
+	health string  // where it says whether all that it holds is up to date
 	client *wire   // from workers and commands
 	routes []*wire // from the other nodes, and to them
 }
@@ -268,12 +270,18 @@ func (h *house) startNATS(ctx context.Context) error {
 			h.nodes[i].routes, h.nodes[j].routes = append(h.nodes[i].routes, w), append(h.nodes[j].routes, w)
 			routes = append(routes, "nats-route://"+w.addr())
 		}
+		monitor, err := freeAddress()
+		if err != nil {
+			return err
+		}
+		nd.health = "http://" + monitor + "/healthz"
 		config := fmt.Sprintf(`server_name: %s
 listen: %s
+http: %s
 client_advertise: "%s"
 jetstream { store_dir: "%s", sync_interval: always, max_file_store: 4G }
 cluster { name: chaos, listen: "%s", no_advertise: true, routes: [%s] }
-`, name, clients[i], nd.client.addr(), h.path(name), clusters[i], strings.Join(routes, ", "))
+`, name, clients[i], monitor, nd.client.addr(), h.path(name), clusters[i], strings.Join(routes, ", "))
 		file := h.path(name + ".conf")
 		if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 			return err
@@ -287,6 +295,32 @@ cluster { name: chaos, listen: "%s", no_advertise: true, routes: [%s] }
 		}
 	}
 	h.natsURL = strings.Join(urls, ",")
+	return nil
+}
+
+// healed waits until every NATS server has what the others have, for some time at most. Three replicas stand the loss of one: while
+// another one is still catching up, the loss of the third is not theirs to stand.
+func (h *house) healed(ctx context.Context) error {
+	for _, nd := range h.nodes {
+		if err := until(ctx, 2*time.Minute, func(ctx context.Context) error {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, nd.health, nil)
+			if err != nil {
+				return err
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				b, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
+				return fmt.Errorf("%s: %s", resp.Status, b)
+			}
+			return nil
+		}); err != nil {
+			return fmt.Errorf("NATS server %s does not catch up with the others: %w (its log is %s)", nd.name, err, nd.log)
+		}
+	}
 	return nil
 }
 

@@ -193,6 +193,9 @@ func (h *house) mischief(ctx context.Context) error {
 		wg.Go(func() {
 			// What was begun is put right again though the campaign may be over meanwhile.
 			err := a.do(context.WithoutCancel(ctx), h, rand.New(rand.NewPCG(seed, 2)))
+			if err == nil && kind == "nats" {
+				err = h.healed(context.WithoutCancel(ctx))
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			busy[kind] = false
