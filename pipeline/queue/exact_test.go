@@ -46,8 +46,11 @@ func steered(dir string) error {
 		return err
 	}
 	work := i.settleAtRandom
-	if now.State == pipeline.StateAborting {
+	switch now.State {
+	case pipeline.StateAborting:
 		work = i.abortAtRandom
+	case pipeline.StateClosed: // by an abort that was killed before it could say so, or in the middle of closing
+		work = func(ctx context.Context, c *pipeline.Campaign) error { return i.Campaigns().Close(ctx, c.Name) }
 	}
 	fmt.Println("ready")
 	var wg sync.WaitGroup
