@@ -171,10 +171,10 @@ func (c *cluster) open(nc *nats.Conn, o Options) *Queue {
 	return q
 }
 
-// soon tries until it succeeds: for at most two minutes, which is far more than a cluster needs for an election.
+// soon tries until it succeeds: for at most five minutes, which is far more than a cluster needs for an election.
 func (c *cluster) soon(what string, try func(context.Context) error) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Minute)
 	defer cancel()
 	began := time.Now()
 	for {
@@ -257,7 +257,7 @@ func (c *cluster) stepDown(q *Queue, stream, consumer string) {
 // whole waits until every replica of every stream is up to date.
 func (c *cluster) whole(q *Queue) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Minute)
 	defer cancel()
 	if err := q.settle(ctx); err != nil {
 		c.t.Fatal(err)
