@@ -19,7 +19,7 @@ type job struct {
 	folder        string // the channel, behind the S3 server's back
 	entries       int    // of the log, before it
 	lost          int64  // Rekor's answers that did not arrive, before it
-	kills, stops  int    // before it
+	kills, stops  int64  // before it
 }
 
 // status is what producer status says of a campaign.
@@ -43,7 +43,7 @@ func (s status) sum() int { return s.Published + s.Skipped + s.Failed + s.Aborte
 func (h *house) campaign(ctx context.Context, n int) error {
 	name := fmt.Sprintf("chaos-%d", n)
 	j := &job{name: name, to: "s3://channel/" + name, url: "https://conda.example.org/" + name, folder: filepath.Join(h.bucket, name),
-		lost: h.rekor.lost.Load(), kills: h.kills, stops: h.stops}
+		lost: h.rekor.lost.Load(), kills: h.kills.Load(), stops: h.stops.Load()}
 	for _, spec := range condatest.Samples(h.packages, h.seed+uint64(n)) {
 		p, err := condatest.Write(h.path("packages", name), spec)
 		if err != nil {
@@ -73,7 +73,7 @@ func (h *house) campaign(ctx context.Context, n int) error {
 	}
 	for _, w := range h.workers {
 		if !w.running() {
-			h.fail("%s has ended by itself (%v); its log is %s", w.name, w.err, w.log)
+			h.fail("%s has ended by itself (%v); its log is %s", w.name, w.how(), w.log)
 		}
 	}
 	rest, cancel := context.WithTimeout(ctx, h.settle)
@@ -134,7 +134,7 @@ func (h *house) follow(ctx context.Context, j *job, quiet bool) (status, error) 
 			}
 			if !quiet && time.Since(shown) > 15*time.Second {
 				shown = time.Now()
-				fmt.Printf("  %d of %d published, %d waiting, %d set aside; %d kills, %d faults\n", s.Published, s.Enqueued, s.Waiting, s.Failed, h.kills, h.faults())
+				fmt.Printf("  %d of %d published, %d waiting, %d set aside; %d kills, %d faults\n", s.Published, s.Enqueued, s.Waiting, s.Failed, h.kills.Load(), h.faults())
 			}
 		}
 		select {

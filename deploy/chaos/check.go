@@ -170,7 +170,7 @@ func (h *house) checkLog(j *job, n int) error {
 	entries := size - j.entries
 	double := entries - n
 	const held = signing + uploading + signing // signing, waiting for upload, and in it, in one worker
-	explained := int(h.rekor.lost.Load()-j.lost) + (h.kills-j.kills+(h.stops-j.stops)*len(h.workers))*held
+	explained := int(h.rekor.lost.Load()-j.lost) + int(h.kills.Load()-j.kills+(h.stops.Load()-j.stops)*int64(len(h.workers)))*held
 	fmt.Printf("  %d log entries, %d double (%d could be explained by lost answers and deaths)\n", entries, double, explained)
 	if double < 0 || double > explained {
 		h.fail("%s: %d log entries for %d packages; lost answers and deaths explain %d of them", j.name, entries, n, explained)

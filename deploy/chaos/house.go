@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,8 +41,8 @@ type house struct {
 	bucket                string // the folder behind the S3 server
 
 	did    map[string]int // what was done to whom
-	kills  int            // of workers
-	stops  int            // of workers and of the private Sigstore, each long enough for a client to give up
+	kills  atomic.Int64   // of workers
+	stops  atomic.Int64   // of workers and of the private Sigstore, each long enough for a client to give up
 	broken []string
 	totals totals
 }
@@ -246,11 +247,10 @@ func (h *house) startNATS(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		w, err := newWire(fmt.Sprintf("clients to n%d", i+1))
+		w, err := newWire(fmt.Sprintf("clients to n%d", i+1), c)
 		if err != nil {
 			return err
 		}
-		w.target = c
 		clients, clusters = append(clients, c), append(clusters, r)
 		h.nodes = append(h.nodes, &node{client: w})
 	}
@@ -262,11 +262,10 @@ func (h *house) startNATS(ctx context.Context) error {
 			if i == j {
 				continue
 			}
-			w, err := newWire(fmt.Sprintf("n%d to n%d", i+1, j+1))
+			w, err := newWire(fmt.Sprintf("n%d to n%d", i+1, j+1), clusters[j])
 			if err != nil {
 				return err
 			}
-			w.target = clusters[j]
 			h.nodes[i].routes, h.nodes[j].routes = append(h.nodes[i].routes, w), append(h.nodes[j].routes, w)
 			routes = append(routes, "nats-route://"+w.addr())
 		}

@@ -37,7 +37,7 @@ func hold(ctx context.Context, d time.Duration) {
 var actions = []action{
 	{"worker: kill -9", 22, func(ctx context.Context, h *house, rng *rand.Rand) error {
 		w, down := h.workers[rng.IntN(len(h.workers))], between(rng, 0, 3*time.Second)
-		h.kills++
+		h.kills.Add(1)
 		w.kill()
 		hold(ctx, down)
 		return w.start(ctx)
@@ -53,7 +53,7 @@ var actions = []action{
 		if rng.IntN(6) == 0 {
 			d = 75 * time.Second
 		}
-		h.stops++
+		h.stops.Add(1)
 		w.signal(syscall.SIGSTOP)
 		hold(ctx, d)
 		w.signal(syscall.SIGCONT)
@@ -132,7 +132,7 @@ var actions = []action{
 	}},
 	{"sigstore: SIGSTOP", 3, func(ctx context.Context, h *house, rng *rand.Rand) error {
 		d := between(rng, time.Second, 15*time.Second)
-		h.stops++
+		h.stops.Add(1)
 		h.sigstore.signal(syscall.SIGSTOP)
 		hold(ctx, d)
 		h.sigstore.signal(syscall.SIGCONT)
@@ -140,7 +140,7 @@ var actions = []action{
 	}},
 	{"sigstore: stopped and started", 2, func(ctx context.Context, h *house, rng *rand.Rand) error {
 		down := between(rng, 0, 5*time.Second)
-		h.stops++
+		h.stops.Add(1)
 		h.sigstore.end(20 * time.Second)
 		hold(ctx, down)
 		return h.sigstore.start(ctx)

@@ -80,6 +80,13 @@ func (p *process) signal(s syscall.Signal) bool {
 	return p.cmd != nil && p.cmd.Process.Signal(s) == nil
 }
 
+// how is how it ended.
+func (p *process) how() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
 func (p *process) running() bool { return p.signal(0) }
 
 // kill is kill -9; it returns when the process is gone.

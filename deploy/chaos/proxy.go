@@ -202,12 +202,12 @@ type wire struct {
 	wg    sync.WaitGroup
 }
 
-func newWire(name string) (*wire, error) {
+func newWire(name, target string) (*wire, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{name: name, listener: l, conns: map[net.Conn]bool{}}
+	w := &wire{name: name, target: target, listener: l, conns: map[net.Conn]bool{}}
 	w.wg.Go(w.accept)
 	return w, nil
 }
@@ -254,12 +254,12 @@ func (w *wire) accept() {
 func (w *wire) carry(c net.Conn) {
 	defer c.Close()
 	w.mu.Lock()
-	target, cut := w.target, w.cut
+	cut := w.cut
 	w.mu.Unlock()
 	if cut {
 		return
 	}
-	d, err := net.DialTimeout("tcp", target, 2*time.Second)
+	d, err := net.DialTimeout("tcp", w.target, 2*time.Second)
 	if err != nil {
 		return
 	}
