@@ -284,7 +284,8 @@ func TestSources(t *testing.T) {
 
 	t.Run("outage", func(t *testing.T) {
 		u := newUpstream(t)
-		u.provenance["/integrity/right/1.0/right-1.0.tar.gz/provenance"], u.down = indexProvenance(t, flask, false), true
+		provenance := indexProvenance(t, flask, false)
+		u.set(func() { u.provenance["/integrity/right/1.0/right-1.0.tar.gz/provenance"], u.down = provenance, true })
 		env := append(slices.Clone(stack.env), u.env...)
 		p := newPlace(t)
 		args := with(p, "require", packages[0])

@@ -171,7 +171,7 @@ func (b Campaigns) Close(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	state := c.State
+	state, frozenAt := c.State, c.FrozenAt
 	if _, err := b.q.Sweep(ctx, name); err != nil {
 		return wrap(err)
 	}
@@ -185,14 +185,23 @@ func (b Campaigns) Close(ctx context.Context, name string) error {
 	// stays beyond what is purged.
 	items, last, err := b.q.finished(ctx, c)
 	if err != nil {
-		if state == pipeline.StateClosed {
-			state = pipeline.StateOpen
+		// Somebody who closes it at the same moment may have purged the jobs while they were looked at; the ledger was whole then.
+		_, rerr := b.Revise(ctx, name, func(now *pipeline.Campaign) error {
+			if now.FrozenAt != frozenAt {
+				return errClosedMeanwhile
+			}
+			if state != pipeline.StateClosed { // else it was not this call that closed it
+				now.State, now.Changed = state, time.Now().UTC().Truncate(time.Second)
+			}
+			return nil
+		})
+		if errors.Is(rerr, errClosedMeanwhile) {
+			return nil
 		}
-		_, rerr := b.become(ctx, name, state, c.Reason, func(*pipeline.Campaign) error { return nil })
 		return wrap(errors.Join(err, rerr))
 	}
 	if _, err := b.Revise(ctx, name, func(c *pipeline.Campaign) error {
-		c.Frozen, c.FrozenAt = items, max(c.FrozenAt, last)
+		c.State, c.Frozen, c.FrozenAt = pipeline.StateClosed, items, max(c.FrozenAt, last)
 		return nil
 	}); err != nil {
 		return err
@@ -212,6 +221,8 @@ func (b Campaigns) Close(ctx context.Context, name string) error {
 	}
 	return nil
 }
+
+var errClosedMeanwhile = errors.New("somebody else has closed it meanwhile")
 
 // finished returns how many items the campaign has, all with an outcome, and the last of its jobs' sequence numbers. It is a
 // *WaitingError if some are not done, and a *LedgerError if the ledger does not add up.

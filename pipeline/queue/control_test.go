@@ -653,3 +653,29 @@ func TestRemovingWhatIsNotThere(t *testing.T) {
 		t.Error("an event was removed")
 	}
 }
+
+// Whoever closes a campaign while somebody else does leaves it closed, and is told so.
+func TestCloseByManyAtOnce(t *testing.T) {
+	t.Parallel()
+	i := open(t, t.TempDir(), Options{})
+	for k := range 12 {
+		c := campaign(fmt.Sprintf("many-%d", k))
+		i.create(t, c)
+		i.enqueue(t, c, items(30), EnqueueResult{Queued: 30})
+		i.finish(t, c, 30, all("published"))
+		i.quietCounts(t, c, oneSegment, func(n Counts) bool { return n.Waiting() == 0 })
+		parallel(6, func(int) {
+			if err := i.Campaigns().Close(t.Context(), c.Name); err != nil {
+				if now, _, gerr := i.Campaigns().Get(t.Context(), c.Name); gerr != nil || now.State != pipeline.StateClosed {
+					t.Errorf("%v, and it is %v (%v)", err, now, gerr)
+				}
+			}
+		})
+		if s := i.state(t, c.Name); s != pipeline.StateClosed {
+			t.Errorf("closed by six at once, it is %s", s)
+		}
+		if n := i.counts(t, c, oneSegment); n.Enqueued != 30 || !n.Balanced() {
+			t.Errorf("%+v", n)
+		}
+	}
+}
