@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -130,7 +131,7 @@ func Connect(ctx context.Context, rawURL string, o ConnectOptions) (*nats.Conn, 
 
 // mayPass reports whether connecting can succeed a moment later.
 func mayPass(err error) bool {
-	if errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) {
+	if errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, io.EOF) {
 		return true
 	}
 	e, ok := errors.AsType[net.Error](err)

@@ -73,7 +73,8 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 
 // away marks an error as the server's absence, if it is that.
 func away(err error) error {
-	if mayPassLater(err) || errors.Is(err, context.DeadlineExceeded) {
+	e, _ := errors.AsType[*jetstream.APIError](err)
+	if mayPassLater(err) || errors.Is(err, context.DeadlineExceeded) || e != nil && e.Code == 503 { // 503: no leader
 		return fmt.Errorf("%w: %w", ErrAway, err)
 	}
 	return err

@@ -239,10 +239,10 @@ func (s *source) deliver(ctx context.Context, ds []pipeline.Delivery, m jetstrea
 	if md, err := m.Metadata(); err == nil {
 		attempt = int(min(md.NumDelivered, 1<<30))
 	}
-	d := pipeline.Delivery{Item: it, Attempt: attempt, Context: extract(m.Headers()), Job: job{m}}
+	d := pipeline.Delivery{Item: it, Attempt: attempt, Context: extract(m.Headers()), Job: job{m, newHold(s.q.nc, s.ackWait())}}
 	if err != nil {
 		d.Item = &pipeline.Item{ID: id, Campaign: s.c.Name}
-		d.Job = malformedJob{job{m}}
+		d.Job = malformedJob{job{m: m}}
 		s.setAside(ctx, d, m, err)
 		return ds
 	}
@@ -306,16 +306,33 @@ func (s *source) setAside(ctx context.Context, d pipeline.Delivery, m jetstream.
 }
 
 // job is a message's side of a delivery.
-type job struct{ m jetstream.Msg }
+type job struct {
+	m    jetstream.Msg
+	hold *hold // nil: it does not lapse
+}
 
-func (j job) Extend() error { return j.m.InProgress() }
+func (j job) Extend() error {
+	j.hold.renew()
+	return j.m.InProgress()
+}
 
-// Ack does not wait for the server's answer: if it is lost the item comes again and is found to be done.
-func (j job) Ack() error { return j.m.Ack() }
+// Ack does not wait for the server's answer: if it is lost the item comes again and is found to be done. A job whose hold has
+// lapsed is not acknowledged: see hold.
+func (j job) Ack() error {
+	if !j.hold.held() {
+		return nil
+	}
+	return j.m.Ack()
+}
 
 // ackAndWait acknowledges and waits until the server has taken note. The server takes notes in order, so that holds for
 // every Ack before it too.
-func (j job) ackAndWait(ctx context.Context) error { return j.m.DoubleAck(ctx) }
+func (j job) ackAndWait(ctx context.Context) error {
+	if !j.hold.held() {
+		return nil
+	}
+	return j.m.DoubleAck(ctx)
+}
 
 // Release uses a delay in every case: a plain Nak is redelivered at once, to the same worker as likely as not.
 func (j job) Release(delay time.Duration) error {
