@@ -1,8 +1,6 @@
 package main
 
 import (
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/hallmark-attest/hallmark/internal/command"
@@ -11,27 +9,5 @@ import (
 
 // TestDocumentedCommands: every command line of the README and the pages in docs is one that the program takes.
 func TestDocumentedCommands(t *testing.T) {
-	blocks, err := docs.Pages("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	commands, err := docs.Commands(blocks, "worker")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(commands) < 4 {
-		t.Errorf("%d command lines: this test sees nothing", len(commands))
-	}
-	for _, c := range commands {
-		err := command.Check("worker", new(grammar), c.Args)
-		if err != nil && slices.Contains(c.Args, "…") && strings.HasPrefix(err.Error(), "missing flags") {
-			continue // the page leaves them out
-		}
-		if err != nil {
-			t.Errorf("%s: worker %q: %v", c, c.Args, err)
-		}
-	}
-	if command.Check("worker", new(grammar), []string{"--no-such-flag"}) == nil {
-		t.Error("anything passes")
-	}
+	docs.CheckCommands(t, "../..", "worker", func(args []string) error { return command.Check("worker", new(grammar), args) })
 }
